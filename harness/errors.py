@@ -1,0 +1,63 @@
+"""The one exception for mistakes that a user can mend, and the suggestion that goes with it."""
+
+import difflib
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """Says in one or two plain sentences what is wrong, where, and what to do.
+
+    `exit_code` is what the command line ends with: 2 where the command or the spec is wrong,
+    1 where the work itself failed.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (str(self), self.exit_code)
+
+
+def _restore(message: str, exit_code: int) -> HarnessError:
+    return HarnessError(message, exit_code=exit_code)
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """A suggestion to append to an error, or the empty string where nothing is close.
+
+    >>> did_you_mean("batchsize", ["batch_size", "epochs"])
+    " Did you mean 'batch_size'?"
+    """
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.7)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+class UserCodeError(HarnessError):
+    """An exception inside the user's own code, with the traceback from the user's frame down."""
+
+    def __init__(self, message: str, *, trace: str, exit_code: int = FAILED) -> None:
+        super().__init__(message, exit_code=exit_code)
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore_user, (str(self), self.trace, self.exit_code)
+
+
+def _restore_user(message: str, trace: str, exit_code: int) -> UserCodeError:
+    return UserCodeError(message, trace=trace, exit_code=exit_code)
+
+
+def user_trace(error: BaseException) -> str:
+    """The traceback of `error` without the frames of this package that led to the user's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__).parent)
+    first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(own)), 0)
+    shown = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
+    return "Traceback (from your code down):\n" + "".join(shown)
