@@ -1,0 +1,287 @@
+"""Hyperparameters: what a spec declares as `lr: float = search.log_uniform(...)` and reads as a plain value.
+
+Each function declares the type of the value and returns a descriptor, so that type checkers, editors and
+the spec's own methods see a `float`, an `int` or one of the options, while the class keeps the range.
+Nothing here needs Optuna: a hyperparameter asks whatever trial it is given.
+"""
+
+import ast
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from harness.errors import HarnessError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Trial(Protocol):
+    """The part of `optuna.trial.Trial` that a hyperparameter uses."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameter(ABC):
+    """A searched value: its default, its range, and how to ask a trial for it."""
+
+    default: Any
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        object.__setattr__(self, "_name", name)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        return instance.read(self._name)  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises `ValueError` with one clause where the declaration contradicts itself."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Any:
+        """The value that `--set NAME=text` means; `ValueError` where it means none."""
+
+    @abstractmethod
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """Asks a trial for a value, the real one, whatever the trial works with inside."""
+
+    @abstractmethod
+    def points(self, most: int) -> list[Any]:
+        """At most `most` values that span the range, in order: all of them where there are so few."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The range in a few words, such as `log 0.001 to 0.1, 9 points`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Hyperparameter):
+    low: float
+    high: float
+    step: float | None = None
+
+    def check(self) -> None:
+        _check_range(self.low, self.high, self.default)
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise ValueError(f"step {self.step} does not fit between {self.low} and {self.high}")
+
+    def parse(self, text: str) -> float:
+        return _finite(text)
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        value = trial.suggest_float(name, self.low, self._last(), step=self.step, log=False)
+        return value if self.step is None else _tidy(value)
+
+    def points(self, most: int) -> list[float]:
+        count = most if self.step is None else min(most, self._steps() + 1)
+        return _spread(self.low, self._last(), count, self.step)
+
+    def describe(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (f", step {self.step:g}" if self.step else "")
+
+    def _steps(self) -> int:
+        assert self.step is not None
+        return math.floor((self.high - self.low) / self.step + 1e-9)
+
+    def _last(self) -> float:
+        return self.high if self.step is None else _tidy(self.low + self._steps() * self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniform(Hyperparameter):
+    low: float
+    high: float
+    count: int | None = None
+
+    def check(self) -> None:
+        if self.low <= 0:
+            raise ValueError(f"low {self.low} must be above 0 on a log scale")
+        _check_range(self.low, self.high, self.default)
+        if self.count is not None and self.count < 2:
+            raise ValueError(f"points={self.count} must be at least 2")
+
+    def parse(self, text: str) -> float:
+        return _finite(text)
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        if self.count is None:
+            return trial.suggest_float(name, self.low, self.high, step=None, log=True)
+        return self._grid()[trial.suggest_int(name, 0, self.count - 1, step=1)]
+
+    def points(self, most: int) -> list[float]:
+        if self.count is not None:
+            return _thin(self._grid(), most)
+        logs = _spread(math.log(self.low), math.log(self.high), most)
+        return [_tidy(math.exp(value), 6) for value in logs]
+
+    def describe(self) -> str:
+        return f"log {self.low:g} to {self.high:g}" + (f", {self.count} points" if self.count else "")
+
+    def _grid(self) -> list[float]:
+        """The stepped log scale, which Optuna does not have: an integer inside, these values outside."""
+        assert self.count is not None
+        ratio = self.high / self.low
+        return [_tidy(self.low * ratio ** (i / (self.count - 1)), 6) for i in range(self.count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integer(Hyperparameter):
+    low: int
+    high: int
+    step: int = 1
+
+    def check(self) -> None:
+        for name in ("low", "high", "default", "step"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} {value!r} is not an integer")
+        _check_range(self.low, self.high, self.default)
+        if self.step < 1:
+            raise ValueError(f"step {self.step} must be at least 1")
+
+    def parse(self, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not an integer") from None
+
+    def suggest(self, trial: Trial, name: str) -> int:
+        last = self.low + (self.high - self.low) // self.step * self.step
+        return trial.suggest_int(name, self.low, last, step=self.step)
+
+    def points(self, most: int) -> list[int]:
+        return _thin(list(range(self.low, self.high + 1, self.step)), most)
+
+    def describe(self) -> str:
+        return f"{self.low} to {self.high}" + (f", step {self.step}" if self.step > 1 else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Hyperparameter):
+    options: tuple[Any, ...]
+
+    def check(self) -> None:
+        if not self.options:
+            raise ValueError("choice() needs at least one option")
+        if self.default not in self.options:
+            raise ValueError(f"default {self.default!r} is not one of {self.describe()}")
+
+    def parse(self, text: str) -> Any:
+        for option in self.options:
+            if text == str(option):
+                return option
+        value = _literal(text)
+        if value in self.options:
+            return self.options[self.options.index(value)]
+        if isinstance(value, int | float) and all(_is_number(option) for option in self.options):
+            return type(self.default)(value)  # a number that the search does not offer is still a number
+        hint = did_you_mean(text, [str(option) for option in self.options])
+        raise ValueError(f"{text!r} is not one of {self.describe()}.{hint}")
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        shown = [option if isinstance(option, _PLAIN) else repr(option) for option in self.options]
+        return self.options[shown.index(trial.suggest_categorical(name, shown))]
+
+    def points(self, most: int) -> list[Any]:
+        return _thin(list(self.options), most)
+
+    def describe(self) -> str:
+        return ", ".join(str(option) for option in self.options)
+
+
+def uniform(low: float, high: float, *, default: float, step: float | None = None) -> float:
+    """A float between `low` and `high`, both included, on a grid of `step` if given.
+
+    >>> class Sketch:
+    ...     dropout: float = uniform(0.0, 0.5, default=0.1, step=0.1)
+    >>> Sketch.dropout.describe()
+    '0 to 0.5, step 0.1'
+    """
+    return cast(float, Uniform(low=low, high=high, default=default, step=step))
+
+
+def log_uniform(low: float, high: float, *, default: float, points: int | None = None) -> float:
+    """A float on a log scale between `low` and `high`; with `points`, one of so many evenly spaced ones.
+
+    >>> log_uniform(1e-3, 1e-1, points=5, default=1e-2).points(9)
+    [0.001, 0.00316228, 0.01, 0.0316228, 0.1]
+    """
+    return cast(float, LogUniform(low=low, high=high, default=default, count=points))
+
+
+def integer(low: int, high: int, *, default: int, step: int = 1) -> int:
+    """An integer between `low` and `high`, both included."""
+    return cast(int, Integer(low=low, high=high, default=default, step=step))
+
+
+def choice(*options: T, default: T) -> T:
+    """One of the options: numbers, strings, booleans, None, or tuples of those."""
+    return cast(T, Choice(options=options, default=default))
+
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _check_range(low: float, high: float, default: float) -> None:
+    for name, value in (("low", low), ("high", high), ("default", default)):
+        if not _is_number(value) or not math.isfinite(value):
+            raise ValueError(f"{name} {value!r} is not a finite number")
+    if low > high:
+        raise ValueError(f"low {low} is above high {high}")
+    if not low <= default <= high:
+        raise ValueError(f"default {default} is outside {low} to {high}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _tidy(value: float, digits: int = 12) -> float:
+    """Without the noise of binary fractions: 0.30000000000000004 becomes 0.3."""
+    return float(f"{value:.{digits}g}")
+
+
+def _spread(low: float, high: float, count: int, step: float | None = None) -> list[float]:
+    if count < 2 or low == high:
+        return [low]
+    values = [low + (high - low) * i / (count - 1) for i in range(count)]
+    if step is not None:
+        values = [low + round((value - low) / step) * step for value in values]
+    return [_tidy(value) for value in values]
+
+
+def _thin(values: list[T], most: int) -> list[T]:
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)] if most > 1 else values[:1]
+
+
+def parse_hyperparameter(name: str, hyperparameter: Hyperparameter, text: str) -> Any:
+    """The value of `--set NAME=TEXT`; raises `HarnessError` naming the hyperparameter."""
+    try:
+        return hyperparameter.parse(text)
+    except ValueError as error:
+        raise HarnessError(f"--set {name}={text}: {error}") from None

@@ -1,0 +1,209 @@
+"""Spec files: loading one, what it says, `--set`, and its source as it travels with every run."""
+
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import USAGE, HarnessError, UserCodeError, did_you_mean, user_trace
+from harness.experiment import SETTINGS, Experiment, parse_setting
+from harness.search import Hyperparameter, parse_hyperparameter
+
+_PACKAGE = Path(__file__).parent
+_REQUIRED = ("data", "model", "optimizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a spec says, without torch and without the class: it travels between processes."""
+
+    name: str
+    path: Path
+    summary: str  # first line of the docstring
+    hyperparameters: dict[str, Hyperparameter]
+    settings: dict[str, Any]
+
+    def parse(self, assignments: Sequence[str]) -> dict[str, Any]:
+        """The values of `--set NAME=VALUE` arguments, each by its declared type."""
+        values = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            name, text = name.strip(), text.strip()
+            if not equals:
+                raise HarnessError(f"--set {assignment}: write it as NAME=VALUE.")
+            if name in self.hyperparameters:
+                values[name] = parse_hyperparameter(name, self.hyperparameters[name], text)
+            elif name in SETTINGS:
+                values[name] = parse_setting(name, text, self.settings[name])
+            else:
+                known = [*self.hyperparameters, *SETTINGS]
+                raise HarnessError(
+                    f"--set {name}: {self.path} has no hyperparameter or setting '{name}'."
+                    f"{did_you_mean(name, known)} It has: {', '.join(known)}."
+                )
+        return values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spec:
+    """A loaded spec file: its `Experiment` class, and every source file that made it."""
+
+    name: str
+    path: Path
+    experiment: type[Experiment]
+    sources: dict[str, str]  # relative path -> text; the spec file first, then the local modules it imports
+
+    @property
+    def digest(self) -> str:
+        """A digest of all source texts, as they stand."""
+        return hashlib.sha256(repr(sorted(self.sources.items())).encode()).hexdigest()[:16]
+
+    def describe(self) -> Description:
+        """What the spec says, for processes that do not load it."""
+        cls = self.experiment
+        doc = (sys.modules[cls.__module__].__doc__ if cls.__module__ in sys.modules else None) or cls.__doc__ or ""
+        return Description(
+            name=self.name,
+            path=self.path,
+            summary=doc.strip().split("\n")[0],
+            hyperparameters=dict(cls.hyperparameters),
+            settings={name: cls.defaults()[name] for name in SETTINGS},
+        )
+
+    def build(self, values: Mapping[str, Any]) -> Experiment:
+        """An instance with these values of hyperparameters and settings."""
+        try:
+            return self.experiment(**values)
+        except HarnessError as error:
+            raise HarnessError(f"{self.path}: {error}", exit_code=error.exit_code) from None
+
+
+def experiment_name(spec: str | os.PathLike[str], *, is_demo: bool = False) -> str:
+    """The name of a spec in MLflow and Optuna: the file's stem; demos are kept apart. A bare name stands for itself.
+
+    >>> experiment_name("experiments/vgg_cifar.py", is_demo=True)
+    'vgg_cifar-demo'
+    """
+    path = Path(spec)
+    return (path.stem if path.suffix == ".py" else path.name) + ("-demo" if is_demo else "")
+
+
+def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> Spec:
+    """Loads a spec file; raises `HarnessError` naming the file and what is wrong with it.
+
+    `original` is where a copy once stood: its `__file__`, for specs that find their data beside them.
+
+    Modules that it imports from its own folder (or the current one) are loaded afresh, and stay out of
+    `sys.modules` afterwards, so that an edited file is seen and the source of an old run can be loaded
+    beside the present one.
+    """
+    path = Path(path)
+    text = _read(path)
+    name = f"harness_spec_{path.stem}"
+    found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    module.__file__ = original or str(path)
+    with _local_imports(path.resolve().parent) as local:
+        sys.modules[name] = module
+        try:
+            exec(compile(text, str(path), "exec"), module.__dict__)
+        except HarnessError as error:
+            raise HarnessError(f"{path}: {error}") from None
+        except SyntaxError as error:
+            where = Path(error.filename) if error.filename else path
+            raise HarnessError(f"{where}:{error.lineno}: {error.msg}.") from None
+        except ModuleNotFoundError as error:
+            raise HarnessError(f"{path}: {error}; install it, or put it beside the spec.") from None
+        except Exception as error:
+            message = f"{path} raised {type(error).__name__} while it was loaded."
+            raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
+        experiment = _find_experiment(module, path)
+        sources = {path.name: text} | {key: Path(file).read_text() for key, file in local().items()}
+    return Spec(name=path.stem, path=path, experiment=experiment, sources=sources)
+
+
+def _read(path: Path) -> str:
+    if path.suffix != ".py":
+        raise HarnessError(f"{path} is not a spec: a spec is a Python file, such as experiments/vgg_cifar.py.")
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        siblings = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise HarnessError(f"{path} does not exist.{did_you_mean(str(path), siblings)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path} cannot be read: {error}.") from None
+
+
+def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Experiment) and value.__module__ == module.__name__
+    ]
+    if not found:
+        raise HarnessError(f"{path}: no Experiment in it; write one class that subclasses harness.Experiment.")
+    if len(set(found)) > 1:
+        names = " and ".join(cls.__name__ for cls in dict.fromkeys(found))
+        raise HarnessError(f"{path}: {names} are both Experiments; a spec file holds one. Move the others out.")
+    missing = [name for name in _REQUIRED if getattr(found[0], name) is getattr(Experiment, name)]
+    if missing:
+        wanted = " and ".join(f"{name}()" for name in missing)
+        raise HarnessError(f"{path}: {found[0].__name__} has no {wanted}; every experiment needs one.")
+    return found[0]
+
+
+@contextmanager
+def _local_imports(folder: Path) -> Iterator[Any]:
+    """Imports from `folder` and the current one, afresh; yields a function that lists what came from there."""
+    roots = [folder, Path.cwd().resolve()]
+
+    def files() -> dict[str, str]:
+        listed = {}
+        for module in list(sys.modules.values()):
+            file = getattr(module, "__file__", None)
+            relative = file and file.endswith(".py") and _relative(Path(file), roots)
+            if relative and not _is_ours(module):
+                listed[relative] = str(file)
+        return dict(sorted(listed.items()))
+
+    before = {name: module for name, module in sys.modules.items() if _is_local(module, roots)}
+    for name in before:
+        del sys.modules[name]
+    path_before, write_before = list(sys.path), sys.dont_write_bytecode
+    sys.path[:0] = [str(folder)]
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield files
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path_before, write_before
+        after = [name for name, module in sys.modules.items() if _is_local(module, roots)]
+        for name in after:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _is_local(module: ModuleType, roots: list[Path]) -> bool:
+    file = getattr(module, "__file__", None)
+    return bool(file and _relative(Path(file), roots)) and not _is_ours(module)
+
+
+def _is_ours(module: ModuleType) -> bool:
+    return module.__name__.startswith(("harness_spec_", "__main__", "__mp_main__"))
+
+
+def _relative(file: Path, roots: list[Path]) -> str | None:
+    """The path of a module under one of the roots; None for this package, libraries and `__main__`."""
+    if file.is_relative_to(_PACKAGE) or "site-packages" in file.parts or file.is_relative_to(sys.prefix):
+        return None
+    for root in roots:
+        if file.is_relative_to(root):
+            return file.relative_to(root).as_posix()
+    return None
