@@ -1,0 +1,8 @@
+"""Networks for small images, and a table that describes any network."""
+
+from harness.models.googlenet import googlenet
+from harness.models.mlp import mlp
+from harness.models.summary import summarize
+from harness.models.vgg import vgg11, vgg13, vgg16, vgg19
+
+__all__ = ["googlenet", "mlp", "summarize", "vgg11", "vgg13", "vgg16", "vgg19"]
