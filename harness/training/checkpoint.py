@@ -1,0 +1,146 @@
+"""Checkpoints: plain `.pth.tar` dicts that `torch.load(path, weights_only=True)` reads anywhere."""
+
+import hashlib
+import io
+import pickle
+import platform
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import __version__
+from harness.errors import FAILED, HarnessError
+from harness.experiment import Experiment
+from harness.files import write_whole
+from harness.spec import Spec
+from harness.training.device import seed_all
+
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "estado_diccionario")
+_OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizador")
+
+
+def build_checkpoint(
+    state: Mapping[str, Any],
+    *,
+    scheduler: Mapping[str, Any] | None,
+    epoch: int,
+    experiment: Experiment,
+    metrics: Mapping[str, float],
+    spec: Spec,
+    run_id: str,
+    node: str,
+) -> dict[str, Any]:
+    """The dict of a checkpoint after `epoch` (the first is 0); everything in it is plain data or a tensor."""
+    return {
+        "state_dict": state["state_dict"],
+        "optimizer": state["optimizer"],
+        "scheduler": None if scheduler is None else plain(scheduler),
+        "epoch": epoch,
+        "params": plain(experiment.params()),
+        "values": plain({name: value for name, value in experiment.values().items() if name != "pruner"}),
+        "metrics": dict(metrics),
+        "rng": generators(experiment.seed, epoch + 1),
+        "spec": {"name": spec.path.name, "source": spec.sources[spec.path.name], "digest": spec.digest},
+        "versions": versions(),
+        "run_id": run_id,
+        "node": node,
+    }
+
+
+def generators(seed: int, epoch: int) -> dict[str, Any]:
+    """The states that the global random generators have when `epoch` starts."""
+    before = torch.get_rng_state(), random.getstate()
+    seed_all(seed, "epoch", epoch)
+    states = {"seed": seed, "epoch": epoch, "torch": torch.get_rng_state(), "python": random.getstate()}
+    torch.set_rng_state(before[0])
+    random.setstate(before[1])
+    return states
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint or a run was made with."""
+    import torchvision  # type: ignore[import-untyped,unused-ignore]
+
+    return {
+        "harness": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
+
+
+def plain(value: Any) -> Any:
+    """The same value in types that `weights_only=True` reads; NumPy numbers become Python's."""
+    if value is None or isinstance(value, bool | int | float | str | bytes | torch.Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    if isinstance(value, list | set | frozenset):
+        return [plain(item) for item in value]
+    return plain(value.item()) if hasattr(value, "item") else repr(value)
+
+
+def pack(checkpoint: Mapping[str, Any]) -> tuple[bytes, str]:
+    """A checkpoint as the bytes of its file, with the first 16 hexadecimal digits of their SHA-256."""
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    content = buffer.getvalue()
+    return content, hashlib.sha256(content).hexdigest()[:16]
+
+
+def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Writes a checkpoint whole or not at all."""
+    write_whole(path, pack(checkpoint)[0])
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours, onto the CPU; raises `HarnessError` where it is missing or damaged."""
+    loaded = _load(path)
+    if not isinstance(loaded, dict) or not {"state_dict", "optimizer", "epoch", "node"} <= loaded.keys():
+        raise HarnessError(f"{path} is not a checkpoint of this package.", exit_code=FAILED)
+    return loaded
+
+
+def load_foreign_checkpoint(path: Path) -> dict[str, Any]:
+    """Weights, and optimizer, scheduler and epoch where there are any, of any common checkpoint.
+
+    Returns a dict with `state_dict`, `optimizer`, `scheduler` (dict or None), `epoch` (the last one that
+    was trained, or None) and `node` (its name in the path tree, where the checkpoint is ours).
+    """
+    loaded = _load(path)
+    if not isinstance(loaded, dict):
+        raise HarnessError(f"{path} holds a {type(loaded).__name__}, not a dict with a state_dict.")
+    weights = next((loaded[key] for key in _WEIGHTS if isinstance(loaded.get(key), dict)), None)
+    if weights is None and loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        weights = loaded
+    if weights is None:
+        raise HarnessError(f"{path} has no weights: expected one of the keys {', '.join(_WEIGHTS)}.")
+    optimizer = next((loaded[key] for key in _OPTIMIZERS if isinstance(loaded.get(key), dict)), None)
+    epoch = loaded.get("epoch", loaded.get("epoca"))
+    return {
+        "state_dict": {key.removeprefix("module."): value for key, value in weights.items()},
+        "optimizer": optimizer,
+        "scheduler": loaded.get("scheduler") if isinstance(loaded.get("scheduler"), dict) else None,
+        "epoch": epoch if isinstance(epoch, int) else None,
+        "node": loaded.get("node"),
+    }
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise HarnessError(f"{path} does not exist.") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise HarnessError(f"{path} is damaged or not a torch file: {reason}", exit_code=FAILED) from None
+    except pickle.UnpicklingError:
+        raise HarnessError(
+            f"{path} holds Python objects, which loading would run. Save its state_dict() instead.",
+            exit_code=FAILED,
+        ) from None

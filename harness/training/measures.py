@@ -1,0 +1,65 @@
+"""What is measured beside the loss: accuracy, absolute error, a user's functions and torchmetrics objects."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data import Data
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 for each image whose largest output is its class, else 0. (N, K), (N,) or (N, K) -> (N,)"""
+    classes = targets if targets.dim() == 1 else targets.argmax(1)
+    return (outputs.argmax(1) == classes).float()
+
+
+def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The absolute error of each image, a mean over its outputs. (N, ...) -> (N,)"""
+    return (outputs.float() - targets).abs().flatten(1).mean(1) if targets.dim() > 1 else (outputs - targets).abs()
+
+
+def default_measures(data: Data) -> dict[str, Any]:
+    """Accuracy for classes, mean absolute error for regression."""
+    return {"accuracy": accuracy} if data.is_classification else {"mean_absolute_error": mean_absolute_error}
+
+
+class Totals:
+    """Sums of the loss and of each measure over one part, kept on the device and read once."""
+
+    def __init__(self, measures: Mapping[str, Any], device: torch.device) -> None:
+        self._loss = torch.zeros((), dtype=torch.float32, device=device)
+        self._sums = {name: torch.zeros((), device=device) for name, m in measures.items() if not is_object(m)}
+        self._measures = measures
+        self._count = 0
+        for measure in measures.values():
+            if is_object(measure):
+                measure.reset()
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch: its mean loss and its outputs."""
+        count = len(outputs)
+        self._count += count
+        self._loss += loss.detach().float() * count
+        for name, measure in self._measures.items():
+            if is_object(measure):
+                measure.update(outputs.detach().float(), targets)
+            else:
+                value = measure(outputs.detach(), targets)
+                self._sums[name] += value.sum() if value.dim() else value * count
+
+    def read(self) -> dict[str, float]:
+        """The means. Waits for the device: once an epoch and part."""
+        values = torch.stack([self._loss, *self._sums.values()]).double().div(max(self._count, 1)).tolist()
+        means = dict(zip(["loss", *self._sums], values, strict=True))
+        objects = {name: float(m.compute()) for name, m in self._measures.items() if is_object(m)}
+        return {"loss": means.pop("loss")} | {name: (means | objects)[name] for name in self._measures}
+
+
+def is_object(measure: Any) -> bool:
+    """Whether a measure gathers by itself (`update`, `compute`, `reset`, as in torchmetrics)."""
+    return hasattr(measure, "update") and hasattr(measure, "compute")

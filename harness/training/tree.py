@@ -1,0 +1,175 @@
+"""The path tree: every epoch that was ever trained, under `paths/`, and the states that later runs start from.
+
+A node is an epoch. Its name is a digest of its parent's name and of the optimizer options (`knobs`: the
+learning rate above all) it was trained with; the root's name is the recipe's digest. On disk:
+
+    paths/<recipe>/recipe.json             what the recipe is made of
+    paths/<recipe>/<node>.json             the epoch's metrics, its parent and who trained it
+    paths/<recipe>/states/<node>-<sum>.state      the state after it, a checkpoint; <sum> is its checksum
+    paths/<recipe>/states/<node>-<sum>.rolling    the same for an unfinished run, replaced by its next one
+
+Anything damaged is dropped: the epoch is trained again from its deepest ancestor that has a state.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.files import link_whole, write_whole
+from harness.training.recipe import Recipe, digest_of
+from harness.training.state import Knobs
+
+_STATES = (".state", ".rolling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One trained epoch."""
+
+    name: str
+    parent: str
+    epoch: int
+    knobs: Knobs
+    metrics: dict[str, float]
+    epoch_seconds: float
+    run_id: str  # of the run that trained it
+
+
+def child_name(parent: str, knobs: Knobs) -> str:
+    """The name of the epoch that follows `parent` when it is trained with these options."""
+    return digest_of([parent, knobs])
+
+
+class Tree:
+    """The nodes and states of one recipe. Any number of processes may read and write it at once."""
+
+    def __init__(self, folder: Path, recipe: Recipe, *, budget_bytes: int) -> None:
+        self.root = recipe.digest
+        self.folder = folder / self.root
+        self.budget_bytes = budget_bytes
+        self.states = self.folder / "states"
+        self.states.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "recipe.json").exists():
+            write_whole(self.folder / "recipe.json", json.dumps(recipe.parts(), indent=1))
+        self._claims = os.open(folder / "claims", os.O_RDWR | os.O_CREAT, 0o644)
+
+    def close(self) -> None:
+        """Gives back every claim."""
+        os.close(self._claims)
+
+    def find(self, name: str) -> Node | None:
+        """The node of this name, if its epoch was trained and its record is intact."""
+        path = self.folder / f"{name}.json"
+        try:
+            record = json.loads(path.read_text())
+            checksum = record.pop("checksum")
+            if checksum == digest_of(record):
+                return Node(**record)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        path.unlink(missing_ok=True)
+        return None
+
+    def record(self, node: Node) -> None:
+        """Keeps a trained epoch."""
+        record = json.loads(json.dumps(asdict(node)))
+        checksum = digest_of(record)
+        write_whole(self.folder / f"{node.name}.json", json.dumps(record | {"checksum": checksum}))
+
+    def claim(self, name: str) -> bool:
+        """Claims the training of an epoch for this process; False while another one trains it.
+
+        A byte of one file is locked for each claim, so the claims of a process that dies are free at once.
+        """
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(name))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def release(self, name: str) -> None:
+        """Gives a claim back."""
+        fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _offset(name))
+
+    def has_state(self, name: str, *, kept: bool = False) -> bool:
+        """Whether a state is there (with `kept`: one that no run will replace), not whether it is intact."""
+        return any(path.suffix == ".state" or not kept for path in self._states(name))
+
+    def load_state(self, name: str) -> dict[str, Any] | None:
+        """The state after an epoch, or None. One that fails its checksum is removed."""
+        for path in self._states(name):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            if hashlib.sha256(content).hexdigest()[:16] != path.stem.partition("-")[2]:
+                path.unlink(missing_ok=True)
+                continue
+            os.utime(path)  # the budget drops the least recently used first
+            loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return loaded
+        return None
+
+    def add_state(self, name: str, content: bytes, checksum: str, *, kept: bool, source: Path | None = None) -> None:
+        """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
+        if len(content) > self.budget_bytes:
+            return
+        path = self.states / f"{name}-{checksum}{'.state' if kept else '.rolling'}"
+        if source is not None:
+            link_whole(source, path)
+        else:
+            write_whole(path, content)
+        os.utime(path)
+        self._keep_budget()
+
+    def keep_state(self, name: str) -> None:
+        """Turns a rolling state into one that stays."""
+        for path in self._states(name):
+            if path.suffix == ".rolling":
+                link_whole(path, path.with_suffix(".state"))
+                path.unlink(missing_ok=True)
+
+    def drop_rolling(self, name: str) -> None:
+        """Removes a rolling state that a later one of its run replaced."""
+        for path in self._states(name):
+            if path.suffix == ".rolling":
+                path.unlink(missing_ok=True)
+
+    def _states(self, name: str) -> list[Path]:
+        return sorted(
+            (path for path in self.states.glob(f"{name}-*") if path.suffix in _STATES),
+            key=lambda path: _STATES.index(path.suffix),
+        )
+
+    def _keep_budget(self) -> None:
+        files = sorted(state_files(self.folder.parent), key=lambda found: found[1].st_mtime_ns)
+        total = sum(stat.st_size for _, stat in files)
+        for path, stat in files[:-1]:
+            if total <= self.budget_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+
+
+def state_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The state files of all recipes under `paths/`, with their sizes and times of last use."""
+    for path in folder.glob("*/states/*-*"):
+        if path.suffix in _STATES:
+            try:
+                yield path, path.stat()
+            except FileNotFoundError:
+                continue
+
+
+def _offset(name: str) -> int:
+    return int(name, 16) >> 2  # file offsets have 63 bits

@@ -1,0 +1,70 @@
+"""A thread that writes checkpoints, states and nodes in order, beside the training."""
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.files import link_whole, write_whole
+from harness.training.checkpoint import pack
+from harness.training.tree import Tree
+
+MOST_WAITING = 4  # writes that may wait; each may hold a whole state in memory
+
+
+class Writer:
+    """Does what it is given, first come, first served; an error is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Queues a job; waits while too many are queued."""
+        self._raise()
+        self._jobs.put(job)
+
+    def flush(self) -> None:
+        """Waits until everything that was queued is on the disk."""
+        self._jobs.join()
+        self._raise()
+
+    def close(self) -> None:
+        """Ends the thread after what is queued."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self._error is None:
+                    job()
+            except BaseException as error:
+                self._error = error
+            finally:
+                self._jobs.task_done()
+        self._jobs.task_done()
+
+
+def write_checkpoint(
+    checkpoint: Mapping[str, Any], files: list[Path], tree: Tree, name: str, *, rolling: bool, kept: bool
+) -> None:
+    """Writes one checkpoint to every place that wants it: packed once, linked where it can be."""
+    content, checksum = pack(checkpoint)
+    first: Path | None = None
+    for file in files:
+        if first is None:
+            write_whole(file, content)
+            first = file
+        else:
+            link_whole(first, file)
+    if kept or rolling:
+        tree.add_state(name, content, checksum, kept=kept, source=first)
