@@ -1,0 +1,23 @@
+"""Where a run's code comes from: the commit, and whether the tree was dirty."""
+
+import subprocess
+from pathlib import Path
+
+
+def git_tags(path: Path) -> dict[str, str]:
+    """MLflow tags for the git repository around a file; empty where there is none."""
+    folder = path.resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"mlflow.source.git.commit": commit, "harness.git.dirty": str(bool(changes)).lower()}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

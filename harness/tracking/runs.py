@@ -1,0 +1,184 @@
+"""Runs out of MLflow: finding one, listing them, as plain records and as pandas."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import FAILED, HarnessError, did_you_mean
+from harness.experiment import direction_of
+from harness.spec import experiment_name
+from harness.tracking.store import RUNNING, STATUS, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run as people compare them. `value` is its objective, None while it has none."""
+
+    run_id: str
+    name: str
+    status: str
+    value: float | None
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    recipe: str
+    reason: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        names = ("run_id", "name", "status", "value", "params", "metrics")
+        return {name: getattr(self, name) for name in names}
+
+
+def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list[RunRecord]:
+    """All runs of an experiment, the best first, or by any metric, the better end first.
+
+    Raises `HarnessError` where no run has the metric that is asked for.
+    """
+    found = store.client.get_experiment(store.experiment_id(experiment))
+    records: list[RunRecord] = []
+    token = None
+    while True:
+        page = store.client.search_runs([found.experiment_id], max_results=PAGE, page_token=token)
+        records += [to_record(run) for run in page]
+        token = page.token
+        if not token:
+            break
+    objective = found.tags.get("harness.objective", "val_accuracy")
+    direction = found.tags.get("harness.direction", "maximize")
+    if sort is None:
+        keys = {record.run_id: record.value for record in records}
+    else:
+        keys = {record.run_id: record.metrics.get(sort) for record in records}
+        if records and all(key is None for key in keys.values()):
+            known = sorted({name for record in records for name in record.metrics})
+            raise HarnessError(
+                f"--sort {sort}: no run has this metric.{did_you_mean(sort, known)} There are: {', '.join(known)}."
+            )
+        direction = direction if sort == objective else direction_of(sort)
+    sign = -1 if direction == "maximize" else 1
+
+    def order(record: RunRecord) -> tuple[bool, float, str]:
+        key = keys[record.run_id]
+        return (key is None or key != key, sign * (key or 0.0), record.name)
+
+    return sorted(records, key=order)
+
+
+def find_best(store: Store, experiment: str) -> "Run":
+    """The finished run with the best objective."""
+    found = store.client.get_experiment(store.experiment_id(experiment))
+    order = "ASC" if found.tags.get("harness.direction") == "minimize" else "DESC"
+    runs = store.client.search_runs(
+        [found.experiment_id],
+        "attributes.status = 'FINISHED' AND metrics.objective > -1e300",
+        max_results=1,
+        order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
+    )
+    if not runs:
+        raise HarnessError(f"{experiment} has no finished run yet.", exit_code=FAILED)
+    return runs[0]
+
+
+def find_run(store: Store, text: str, experiment: str | None = None) -> "Run":
+    """The run that a person means: a run id, a unique prefix of one, or `best` of an experiment."""
+    from mlflow.exceptions import MlflowException
+
+    if text == "best":
+        return find_best(store, experiment or _only_experiment(store))
+    if len(text) == 32:
+        try:
+            return store.client.get_run(text)
+        except MlflowException:
+            raise HarnessError(f"{store.folder} has no run {text}.") from None
+    if not text or any(character not in "0123456789abcdef" for character in text):
+        raise HarnessError(f"'{text}' is not a run: give an MLflow run id, the beginning of one, or 'best'.")
+    ids = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    token, found = None, []
+    while True:
+        page = store.client.search_runs(ids, max_results=PAGE, page_token=token)
+        found += [run for run in page if run.info.run_id.startswith(text)]
+        token = page.token
+        if not token:
+            break
+    if not found:
+        raise HarnessError(f"{store.folder} has no run whose id begins with '{text}'.")
+    if len(found) > 1:
+        some = ", ".join(run.info.run_id[: len(text) + 4] for run in found[:3])
+        raise HarnessError(f"{len(found)} run ids begin with '{text}' ({some}); give more of it.")
+    return found[0]
+
+
+def to_record(run: "Run") -> RunRecord:
+    """A run of MLflow's as a record."""
+    tags = run.data.tags
+    outcome = tags.get(STATUS, run.info.status).upper()
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status if run.info.status == RUNNING else outcome,
+        value=run.data.metrics.get("objective"),
+        params=typed_params(run),
+        metrics=dict(run.data.metrics),
+        recipe=tags.get("harness.recipe", ""),
+        reason=tags.get("harness.reason"),
+    )
+
+
+def typed_params(run: "Run") -> dict[str, Any]:
+    """The params of a run as numbers, booleans and tuples where they are ones; MLflow keeps text."""
+    return {name: _typed(text) for name, text in run.data.params.items()}
+
+
+def runs(spec: str | Path, *, store: str | Path = "mlruns", demo: bool = False) -> "pd.DataFrame":
+    """The runs of a spec (its path, or its name) as a DataFrame, the best first.
+
+    One row a run: `run_id`, `name`, `status`, `value`, then a column for each param and each final metric.
+    Raises `HarnessError` where the store has none.
+    """
+    import pandas as pd
+
+    records = list_runs(Store(Path(store)), experiment_name(spec, is_demo=demo))
+    rows = [
+        {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params, **r.metrics}
+        for r in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def history(run_id: str, *, store: str | Path = "mlruns") -> "pd.DataFrame":
+    """The curves of a run as a DataFrame: one row an epoch, one column a metric.
+
+    `run_id` is a run id or a unique prefix of one. Raises `HarnessError` where there is none.
+    """
+    import pandas as pd
+
+    opened = Store(Path(store))
+    run = find_run(opened, run_id)
+    columns: Mapping[str, dict[int, float]] = {
+        name: {metric.step: metric.value for metric in opened.client.get_metric_history(run.info.run_id, name)}
+        for name in run.data.metrics
+        if name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds")
+    }
+    return pd.DataFrame(columns).rename_axis("epoch").sort_index()
+
+
+def _only_experiment(store: Store) -> str:
+    names = sorted(found.name for found in store.client.search_experiments() if found.name != "Default")
+    if len(names) != 1:
+        raise HarnessError(f"'best' of which spec? The store has {', '.join(names) or 'none'}; name one.")
+    return str(names[0])
+
+
+def _typed(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

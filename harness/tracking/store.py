@@ -1,0 +1,272 @@
+"""The store: one folder with MLflow's database and artifacts, Optuna's journal, and the tree of epochs."""
+
+import fcntl
+import getpass
+import json
+import logging
+import math
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote, urlparse
+
+from harness.errors import FAILED, HarnessError
+from harness.files import write_whole
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+DATABASE = "mlflow.db"
+STATUS = "harness.status"
+REASON = "harness.reason"
+FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
+MOST_METRICS = 1000  # a batch, says MLflow
+MOST_TAG = 7_500  # characters
+
+
+class Store:
+    """MLflow behind one folder, or behind `MLFLOW_TRACKING_URI` where that is set."""
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        self.folder = folder.absolute()
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / DATABASE}"
+        self.is_local = self.uri == f"sqlite:///{self.folder / DATABASE}"
+        if self.is_local and not create and not (self.folder / DATABASE).exists():
+            raise HarnessError(f"{folder} holds no runs yet; start with: python -m harness sweep SPEC --store {folder}")
+        if create:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock() if self.is_local else _nothing():
+            if self.is_local and (self.folder / DATABASE).exists():
+                _relocate(self.folder)
+            self.client = _connect(self.uri)
+
+    @property
+    def paths(self) -> Path:
+        """The folder of the path tree."""
+        return self.folder / "paths"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal."""
+        return self.folder / "optuna.log"
+
+    def experiment_id(self, name: str, *, tags: Mapping[str, str] | None = None) -> str:
+        """The id of an experiment, made if it is not there (only where `tags` are given)."""
+        with self._lock() if self.is_local else _nothing():
+            found = self.client.get_experiment_by_name(name)
+            if found is not None:
+                if found.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(found.experiment_id)
+                for key, value in (tags or {}).items():
+                    if found.tags.get(key) != value:
+                        self.client.set_experiment_tag(found.experiment_id, key, value)
+                return str(found.experiment_id)
+            if tags is None:
+                known = sorted(e.name for e in self.client.search_experiments() if e.name != "Default")
+                listed = f" The store has: {', '.join(known)}." if known else ""
+                raise HarnessError(f"{self.folder} has no runs of '{name}'.{listed}")
+            location = (self.folder / "artifacts" / name).as_uri() if self.is_local else None
+            return str(self.client.create_experiment(name, artifact_location=location, tags=dict(tags)))
+
+    def create_run(
+        self, experiment_id: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> "RunLog":
+        """A new run, RUNNING, with its params."""
+        own = {
+            "mlflow.user": _user(),
+            "mlflow.source.type": "LOCAL",
+            STATUS: "running",
+            "harness.host": socket.gethostname(),
+        }
+        run = self.client.create_run(experiment_id, run_name=name, tags={**own, **tags})
+        log = RunLog(self, run)
+        log.log_params(params)
+        return log
+
+    def resume_run(self, run_id: str) -> "RunLog":
+        """A run that was interrupted, RUNNING again; what it has is not logged twice."""
+        run = self.client.get_run(run_id)
+        if run.info.status != RUNNING:
+            self.client.update_run(run_id, status=RUNNING)
+        if run.data.tags.get(STATUS) != "running":
+            self.client.set_tag(run_id, STATUS, "running")
+        log = RunLog(self, run)
+        log.read_history()
+        return log
+
+    def find_runs(self, experiment_id: str, filter_string: str, most: int = 1000) -> list["Run"]:
+        """The runs that match a filter of MLflow's, the oldest first."""
+        return list(
+            self.client.search_runs(
+                [experiment_id], filter_string, max_results=most, order_by=["attributes.start_time ASC"]
+            )
+        )
+
+    def artifact_folder(self, run: "Run") -> Path:
+        """Where the artifacts of a run lie, or, behind a server that keeps them, where they wait to be sent."""
+        location = urlparse(run.info.artifact_uri)
+        if location.scheme in ("", "file"):
+            return Path(unquote(location.path))
+        return self.folder / "outbox" / run.info.run_id
+
+    def keeps_artifacts(self, run: "Run") -> bool:
+        """Whether what is written into `artifact_folder` is an artifact already."""
+        return urlparse(run.info.artifact_uri).scheme in ("", "file")
+
+    def artifact(self, run: "Run", path: str) -> Path:
+        """A local copy of an artifact (file or folder), or the artifact itself where it is local."""
+        local = self.artifact_folder(run) / path
+        if self.keeps_artifacts(run):
+            if not local.exists():
+                name = run.info.run_name
+                raise HarnessError(f"{name} ({run.info.run_id[:8]}) has no artifact {path}.", exit_code=FAILED)
+            return local
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run.info.run_id, path))
+        except MlflowException as error:
+            raise HarnessError(f"{self.uri} gave no {path}: {error.message}", exit_code=FAILED) from None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One process at a time creates or moves things: MLflow's migrations do not bear company."""
+        with open(self.folder / "store.lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class RunLog:
+    """Writes one run, each thing once."""
+
+    def __init__(self, store: Store, run: "Run") -> None:
+        self._store, self._client = store, store.client
+        self.run, self.run_id = run, str(run.info.run_id)
+        self.folder = store.artifact_folder(run)
+        self._logged: set[tuple[str, int]] = set()
+        self._has_inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        self._pending: list[Metric] = []
+
+    def read_history(self) -> None:
+        """Notes what the run has, so that nothing is logged a second time."""
+        for name in self.run.data.metrics:
+            for metric in self._client.get_metric_history(self.run_id, name):
+                self._logged.add((name, metric.step))
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Logs hyperparameters, once."""
+        from mlflow.entities import Param
+
+        missing = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in self.run.data.params]
+        if missing:
+            self._client.log_batch(self.run_id, params=missing)
+
+    def add_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Queues metrics of a step for the next `send`; those that the run has are left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            if (name, step) not in self._logged:
+                self._logged.add((name, step))
+                self._pending.append(Metric(name, value, now, step))
+
+    def send(self) -> None:
+        """Writes what is queued: all metrics of an epoch, or none."""
+        while self._pending:
+            batch, self._pending = self._pending[:MOST_METRICS], self._pending[MOST_METRICS:]
+            self._client.log_batch(self.run_id, metrics=batch)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Sets tags; long ones are cut to what MLflow takes."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:MOST_TAG]) for key, value in tags.items()])
+
+    def log_dataset(self, name: str, digest: str, description: Mapping[str, Any]) -> None:
+        """Records the data as an MLflow input, once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if self._has_inputs:
+            return
+        self._has_inputs = True
+        profile = json.dumps(dict(description), default=str)
+        data = Dataset(name=name, digest=digest[:36], source_type="local", source=profile, profile=profile)
+        self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+    def write_text(self, path: str, text: str) -> None:
+        """Writes a text artifact, whole."""
+        write_whole(self.folder / path, text)
+
+    def end(self, status: str, outcome: str, reason: str | None = None) -> None:
+        """Sends what waits and closes the run: MLflow's status, and the outcome in a word."""
+        self.send()
+        self.upload()
+        self.set_tags({STATUS: outcome} | ({REASON: reason} if reason else {}))
+        self._client.set_terminated(self.run_id, status)
+
+    def upload(self) -> None:
+        """Sends artifacts to the server that keeps them; where they are files, they are there already."""
+        if not self._store.keeps_artifacts(self.run) and self.folder.exists():
+            self._client.log_artifacts(self.run_id, str(self.folder))
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without infinities, which MLflow would turn into the largest float."""
+    return {name: value if math.isfinite(value) else math.nan for name, value in metrics.items()}
+
+
+def _connect(uri: str) -> "MlflowClient":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise HarnessError(f"MLflow at {uri}: {str(error).splitlines()[0]}", exit_code=FAILED) from None
+    return client
+
+
+def _relocate(folder: Path) -> None:
+    """Makes a store that was copied or moved find its own artifacts: MLflow keeps absolute locations."""
+    prefix = (folder / "artifacts").as_uri()
+    with closing(sqlite3.connect(folder / DATABASE, timeout=20)) as database:
+        try:
+            rows = database.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+        except sqlite3.OperationalError:
+            return  # a database whose creation was interrupted; MLflow goes on with it
+        moved: Sequence[tuple[int, str, str]] = [
+            (number, location, f"{prefix}/{quote(name)}")
+            for number, name, location in rows
+            if location and "/artifacts/" in location and location != f"{prefix}/{quote(name)}"
+        ]
+        for number, old, new in moved:
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
+            database.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND artifact_uri LIKE ?",
+                (new, len(old) + 1, number, f"{old}/%"),
+            )
+        database.commit()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
