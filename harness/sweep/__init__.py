@@ -1,0 +1,1 @@
+"""Searching: the study (Optuna), the driver, and the workers that train."""

@@ -1,0 +1,267 @@
+"""The driver: the one process that owns MLflow and the screen, and feeds the workers."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from harness.errors import FAILED, HarnessError, UserCodeError
+from harness.report.screen import Screen
+from harness.sweep.messages import Done, Failed, Prepared, Request, Train, Verdict
+from harness.sweep.workers import Lost, Workers
+from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
+from harness.training.results import EpochResult
+
+SAME_ERRORS = 3  # in a row end a sweep
+TRIES = 2  # of a run whose worker was killed from outside
+
+
+class Trial(Protocol):
+    """What a searched run has beside its log: someone to report to."""
+
+    def report(self, epoch: int, value: float) -> bool: ...
+    def end(self, outcome: str, value: float | None, details: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Task:
+    """A run on its way through the driver."""
+
+    name: str
+    request: Train
+    log: RunLog
+    objective: str
+    objective_at: str
+    trial: Trial | None = None
+    tries: int = 0
+    results: list[EpochResult] = field(default_factory=list)
+    prepared: Prepared | None = None
+    is_pruned: bool = False
+
+    @property
+    def value(self) -> float | None:
+        """The objective: the best epoch's value, or the last one's."""
+        if not self.results:
+            return None
+        last = self.results[-1]
+        return last.best_value if self.objective_at == "best" else last.metrics[self.objective]
+
+    @property
+    def reused(self) -> list[EpochResult]:
+        """The epochs that other runs had trained."""
+        return [result for result in self.results if result.trained_by != self.log.run_id]
+
+    @property
+    def changes(self) -> list[tuple[int, float, float]]:
+        """Each change of the learning rate: the first epoch with the new one, from, to."""
+        pairs = zip(self.results, self.results[1:], strict=False)
+        return [(b.epoch, a.learning_rate, b.learning_rate) for a, b in pairs if a.learning_rate != b.learning_rate]
+
+
+class Driver:
+    """Runs tasks on workers, as many at once as there are jobs."""
+
+    def __init__(self, store: Store, workers: Workers, screen: Screen, *, idle: list[int] | None = None) -> None:
+        self._store, self._workers, self._screen = store, workers, screen
+        self._idle = list(idle or [])
+        self._active: dict[int, Task] = {}
+        self._errors: list[str] = []
+
+    def run(self, tasks: Iterator[Task], *, jobs: int) -> list[Task]:
+        """Takes a task whenever a worker is free; returns those that ended."""
+        ended: list[Task] = []
+        exhausted = False
+        while True:
+            while not exhausted and len(self._active) < jobs:
+                task = next(tasks, None)
+                if task is None:
+                    exhausted = True
+                else:
+                    self._start(task)
+            if not self._active:
+                return ended
+            touched: set[RunLog] = set()
+            for worker, message in self._workers.receive(self._screen.refresh_seconds):
+                task = self._active.get(worker)
+                if task is None:
+                    self._idle = [number for number in self._idle if number != worker]
+                    continue
+                if self._hear(worker, task, message):
+                    touched.discard(task.log)
+                    ended.append(task)
+                else:
+                    touched.add(task.log)
+            for log in touched:
+                log.send()
+            self._screen.refresh()
+
+    def interrupt(self) -> None:
+        """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
+        self._workers.kill_all()
+        for task in self._active.values():
+            task.log.end(KILLED, "interrupted", "stopped; the same command goes on")
+
+    def _start(self, task: Task) -> None:
+        worker = self._idle.pop() if self._idle else self._workers.start()
+        task.tries += 1
+        self._active[worker] = task
+        self._workers.send(worker, task.request)
+        self._screen.started(task.name, task.request.values)
+
+    def _hear(self, worker: int, task: Task, message: Any) -> bool:
+        """Takes in a message; whether the task has ended."""
+        match message:
+            case Prepared():
+                self._prepare(task, message)
+            case EpochResult():
+                self._take_epoch(worker, task, message)
+            case Done():
+                self._release(worker)
+                self._finish(task, message)
+                return True
+            case Failed():
+                self._release(worker, replace=message.kind == "memory")
+                self._fail(task, message)
+                return True
+            case Lost():
+                del self._active[worker]
+                if task.tries < TRIES:
+                    self._screen.say(
+                        f"{task.name}: its worker was killed ({_exit(message)}); once more, from its last state"
+                    )
+                    task.results.clear()
+                    self._start(task)
+                    return False
+                reason = f"its worker was killed {TRIES} times ({_exit(message)}); the machine may lack memory"
+                self._fail(task, Failed(kind="lost", message=reason))
+                return True
+            case _:
+                raise AssertionError(f"{task.name} was sent {message!r}")
+        return False
+
+    def _release(self, worker: int, *, replace: bool = False) -> None:
+        del self._active[worker]
+        if replace:
+            self._workers.stop(worker)
+        else:
+            self._idle.append(worker)
+
+    def _prepare(self, task: Task, prepared: Prepared) -> None:
+        log, values = task.log, task.request.values
+        task.prepared = prepared
+        settings = {name: value for name, value in values.items() if name in ("epochs", "batch_size", "seed")}
+        log.set_tags(
+            {
+                "harness.recipe": prepared.recipe_digest,
+                "harness.base_recipe": prepared.base_digest,
+                "harness.device": prepared.device,
+                "harness.precision": prepared.precision,
+                "harness.threads": prepared.threads,
+                "harness.private": prepared.private or "no",
+                **{f"harness.{name}": value for name, value in settings.items()},
+                **{f"harness.version.{name}": version for name, version in prepared.versions.items()},
+            }
+        )
+        log.log_dataset(prepared.data_name, prepared.data_digest, prepared.data_description)
+        log.write_text("model_summary.txt", prepared.summary)
+        for path, text in prepared.sources.items():
+            log.write_text(f"spec/{path}", text)
+
+    def _take_epoch(self, worker: int, task: Task, result: EpochResult) -> None:
+        before = task.results[-1].learning_rate if task.results else result.learning_rate
+        task.results.append(result)
+        metrics = {**result.metrics, "lr": result.learning_rate, "epoch_seconds": result.epoch_seconds}
+        task.log.add_metrics(finite(metrics), result.epoch)
+        goes_on = True
+        if task.trial is not None and result.is_finite:
+            goes_on = task.trial.report(result.epoch, result.metrics[task.objective])
+        if task.request.awaits_verdict:
+            task.is_pruned = not goes_on
+            self._workers.send(worker, Verdict(goes_on=goes_on))
+        self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
+
+    def _finish(self, task: Task, done: Done) -> None:
+        log, last = task.log, task.results[-1]
+        is_complete = last.epoch + 1 == task.request.values["epochs"]
+        if done.is_diverged:
+            outcome, reason = "diverged", f"the loss was not finite in epoch {last.epoch + 1}"
+        elif task.is_pruned and not is_complete:
+            outcome, reason = "pruned", f"pruned after epoch {last.epoch + 1}"
+        else:
+            outcome, reason = "finished", None
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerows([("epoch", "from", "to"), *task.changes])
+        log.write_text("learning_rate_changes.csv", table.getvalue())
+        final: dict[str, float] = {"reused_epochs": len(task.reused)}
+        if last.best_epoch is not None and last.best_value is not None:
+            final |= {"best_epoch": last.best_epoch, f"best_{task.objective}": last.best_value}
+        if outcome == "finished" and task.value is not None and math.isfinite(task.value):
+            final["objective"] = task.value
+        log.add_metrics(final, last.epoch)
+        trained_by = list(dict.fromkeys(result.trained_by for result in task.reused))
+        log.set_tags({"harness.reused_from": ", ".join(trained_by) or "nothing"})
+        status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
+        log.end(status, outcome, reason)
+        if task.trial is not None:
+            saved = sum(result.epoch_seconds for result in task.reused)
+            details = {"epochs": len(task.results), "reused_epochs": len(task.reused), "saved_seconds": saved}
+            task.trial.end(outcome, task.value, details)
+        self._errors.clear()
+        self._screen.ended(task.name, outcome, task.value, reason, reused=len(task.reused))
+
+    def _fail(self, task: Task, failed: Failed) -> None:
+        reason = failed.message
+        if failed.kind == "memory":
+            batch_size = task.request.values["batch_size"]
+            reason = f"out of memory with batch_size {batch_size}: {failed.message}"
+        if failed.trace:
+            task.log.write_text("traceback.txt", failed.trace)
+        task.log.end(FAILED_STATUS, "failed", reason)
+        if task.trial is not None:
+            task.trial.end("failed", None, {"reason": reason})
+        self._screen.ended(task.name, "failed", None, reason, reused=0)
+        if failed.kind in ("recipe", "lost"):
+            return
+        if task.trial is None:
+            raise _error(failed, reason)
+        self._errors.append(_kind_of(failed))
+        if self._errors[-SAME_ERRORS:] == [self._errors[-1]] * SAME_ERRORS:
+            raise _error(failed, f"{SAME_ERRORS} trials in a row ended with the same error: {reason}")
+
+
+def ask_worker(workers: Workers, worker: int, request: Request) -> Any:
+    """Sends one request and waits for its one answer; raises what a `Failed` says."""
+    workers.send(worker, request)
+    while True:
+        for number, answer in workers.receive(None):
+            if number != worker:
+                continue
+            if isinstance(answer, Lost):
+                raise HarnessError(
+                    f"The worker process was killed ({_exit(answer)}); is there enough memory?",
+                    exit_code=FAILED,
+                )
+            if isinstance(answer, Failed):
+                raise _error(answer, answer.message)
+            return answer
+
+
+def _error(failed: Failed, message: str) -> Exception:
+    if failed.kind == "bug":
+        return RuntimeError(f"{message}\n{failed.trace}")
+    if failed.trace:
+        return UserCodeError(message, trace=failed.trace, exit_code=failed.exit_code)
+    return HarnessError(message, exit_code=failed.exit_code)
+
+
+def _kind_of(failed: Failed) -> str:
+    """What makes two errors the same one: their kind, and the last line of their traceback."""
+    return failed.kind + (failed.trace.strip().splitlines()[-1] if failed.trace else failed.message)
+
+
+def _exit(lost: Lost) -> str:
+    code = lost.exit_code
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

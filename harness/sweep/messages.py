@@ -1,0 +1,112 @@
+"""What the driver and its workers say to each other: plain values, without torch, the same for every kind of worker."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.spec import Description
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """Load a spec and say what is in it. Answer: `Description`, or `Failed`."""
+
+    spec: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """One batch through everything that a run does. Answer: `PreflightReport`, or `Failed`."""
+
+    spec: Path
+    values: dict[str, Any]
+    searched: tuple[str, ...]  # hyperparameters that the sweep will vary
+    device: str
+    is_demo: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightReport:
+    """What the preflight found. Times in seconds, sizes in bytes."""
+
+    epoch_seconds: float
+    state_bytes: int
+    device: str
+    precision: str
+    threads: int | None
+    recipe: dict[str, Any]
+    recipe_digest: str
+    code: dict[str, str]  # digests of the spec's parts, scheduler() included
+    model: str
+    parameters: int
+    data: str
+    train_images: int
+    corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train one run. Answers: `Prepared`, an `EpochResult` an epoch, then `Done`; or `Failed`."""
+
+    spec: Path
+    values: dict[str, Any]
+    run_id: str
+    device: str
+    is_demo: bool
+    paths: Path
+    budget_bytes: int
+    checkpoints: Path
+    start: Path | None = None
+    expected_recipe: str | None = None  # of an interrupted run: another one is not continued
+    awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a run goes on after the epoch that it last told of."""
+
+    goes_on: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run is built and about to walk its path."""
+
+    recipe_digest: str
+    base_digest: str
+    recipe: dict[str, Any]
+    summary: str
+    data_name: str
+    data_digest: str
+    data_description: dict[str, Any]
+    versions: dict[str, str]
+    sources: dict[str, str]
+    device: str
+    precision: str
+    threads: int | None
+    private: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A run came to its end; everything it wrote is on the disk."""
+
+    epochs: int
+    reused_epochs: int
+    is_diverged: bool
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A request failed. `kind` is `spec`, `user`, `memory`, `recipe` or `bug`."""
+
+    kind: str
+    message: str
+    trace: str | None = None
+    exit_code: int = 1
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Request = Describe | Preflight | Train
+Answer = Description | PreflightReport | Prepared | Done | Failed

@@ -1,0 +1,249 @@
+"""The study: Optuna's side of a sweep, in a journal that survives a kill at any moment."""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock  # public, but not declared so to type checkers
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from harness.errors import HarnessError, did_you_mean
+from harness.search import Hyperparameter
+
+VALUES = "values"  # user attribute of a trial: the real values, as JSON
+RUN_ID = "run_id"
+PRUNERS = ("median", "hyperband", "successive_halving")
+
+
+class KernelLock(BaseJournalFileLock):
+    """A lock of the kernel's: it is gone with the process that held it, so that no one waits for the dead."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def acquire(self) -> bool:
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        assert self._handle is not None
+        os.close(self._handle)
+        self._handle = None
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Optuna's journal; a last line that a kill has torn is cut off first, or every later load would fail."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = KernelLock(path.with_suffix(".lock"))
+    lock.acquire()
+    try:
+        if path.exists():
+            _cut_torn_line(path)
+    finally:
+        lock.release()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A trial that is to be trained, with its values."""
+
+    trial: Trial
+    number: int
+    values: dict[str, Any]
+    run_id: str | None = None  # of an interrupted trial
+    was_interrupted: bool = False
+    reported: set[int] = field(default_factory=set)  # epochs
+
+
+class Study:
+    """The search over the hyperparameters of one spec. Suggestions depend on the seed and the trial's number."""
+
+    def __init__(
+        self,
+        storage: JournalStorage,
+        name: str,
+        hyperparameters: Mapping[str, Hyperparameter],
+        *,
+        direction: str,
+        seed: int,
+        pruner: Any,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self._searched = dict(hyperparameters)
+        self._seed = seed
+        self.pruner = build_pruner(pruner)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction=direction,
+                pruner=self.pruner or optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+        if "identity" not in self._study.user_attrs:
+            self._study.set_user_attr("identity", json.dumps(identity, default=repr))
+            self._study.set_user_attr("uid", os.urandom(6).hex())
+
+    @property
+    def uid(self) -> str:
+        """What tells this study from earlier ones of the same spec."""
+        return str(self._study.user_attrs["uid"])
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """Optuna's own object."""
+        return self._study
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials so far."""
+        return self._study.get_trials(deepcopy=False)
+
+    def interrupted(self) -> list[Asked]:
+        """The trials that were being trained when the last sweep ended, to be finished first."""
+        return [
+            self._asked(Trial(self._study, frozen._trial_id), frozen)
+            for frozen in self.trials()
+            if frozen.state == TrialState.RUNNING
+        ]
+
+    def ask(self) -> Asked:
+        """A new trial, with its values."""
+        number = len(self.trials())
+        self._study.sampler = self._sampler(number, "")
+        return self._asked(self._study.ask(), None)
+
+    def report(self, asked: Asked, epoch: int, value: float) -> bool:
+        """Reports an epoch's value; whether the pruner lets the trial go on."""
+        if epoch not in asked.reported:
+            asked.reported.add(epoch)
+            asked.trial.report(value, epoch)
+        return self.pruner is None or not asked.trial.should_prune()
+
+    def end(self, asked: Asked, outcome: str, value: float | None, details: Mapping[str, Any]) -> None:
+        """Ends a trial: `finished`, `pruned`, `diverged` or `failed`.
+
+        A diverged trial is told as pruned: the sampler takes it for a bad one, and learns from it.
+        """
+        for name, detail in details.items():
+            asked.trial.set_user_attr(name, detail)
+        if outcome == "finished" and value is not None and math.isfinite(value):
+            self._study.tell(asked.trial, value, state=TrialState.COMPLETE)
+        else:
+            state = TrialState.FAIL if outcome == "failed" else TrialState.PRUNED
+            self._study.tell(asked.trial, state=state)
+
+    def best(self) -> FrozenTrial | None:
+        """The best finished trial."""
+        finished = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        is_better = max if self._study.direction == StudyDirection.MAXIMIZE else min
+        return is_better(finished, key=lambda trial: trial.value or 0.0) if finished else None
+
+    def note_recipe(self, recipe: Mapping[str, Any]) -> list[str]:
+        """Keeps the recipe of this sweep; what changed in it since the last one."""
+        before = self._study.user_attrs.get("recipe")
+        self._study.set_user_attr("recipe", json.dumps(recipe))
+        if before is None:
+            return []
+        old = json.loads(before)["rest"]
+        return [
+            f"{name}: {old.get(name)} before, {new} now" for name, new in recipe["rest"].items() if old.get(name) != new
+        ]
+
+    def _asked(self, trial: Trial, frozen: FrozenTrial | None) -> Asked:
+        """The trial's values. Those that are drawn together come from one generator, those that are drawn
+        alone from one each: a trial that was killed between two of them gets the same ones again."""
+        number = trial.number
+        self._study.sampler = self._sampler(number, "")
+        assert trial.relative_params is not None  # drawn here
+        values = {}
+        for name, hyperparameter in self._searched.items():
+            self._study.sampler = self._sampler(number, name)
+            values[name] = hyperparameter.suggest(trial, name)
+        shown = json.dumps(values, default=repr)
+        if trial.user_attrs.get(VALUES) != shown:
+            trial.set_user_attr(VALUES, shown)
+        return Asked(
+            trial=trial,
+            number=number,
+            values=values,
+            run_id=trial.user_attrs.get(RUN_ID),
+            was_interrupted=frozen is not None,
+            reported=set(frozen.intermediate_values) if frozen else set(),
+        )
+
+    def _sampler(self, number: int, name: str) -> BaseSampler:
+        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{number}/{name}".encode()).digest()[:4], "big")
+        if not self._searched:
+            return RandomSampler(seed=seed)
+        return TPESampler(seed=seed)
+
+
+def open_study(storage: JournalStorage, name: str) -> optuna.Study | None:
+    """The study of this name, if there is one."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def archive_study(storage: JournalStorage, name: str) -> str:
+    """Gives a study another name, so that a new one can take its place; the new name."""
+    taken = set(optuna.get_all_study_names(storage))
+    archived = next(f"{name}~{i}" for i in range(1, len(taken) + 2) if f"{name}~{i}" not in taken)
+    optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=archived, to_storage=storage)
+    optuna.delete_study(study_name=name, storage=storage)
+    return archived
+
+
+def build_pruner(setting: Any) -> BasePruner | None:
+    """The pruner that `pruner = ...` means; None trains every trial to its end."""
+    if setting is None or isinstance(setting, BasePruner):
+        return setting
+    match setting:
+        case "median":
+            return optuna.pruners.MedianPruner()
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner()
+        case "successive_halving":
+            return optuna.pruners.SuccessiveHalvingPruner()
+    raise HarnessError(
+        f"pruner must be None, {', '.join(map(repr, PRUNERS))} or an Optuna pruner, not {setting!r}."
+        f"{did_you_mean(str(setting), PRUNERS)}"
+    )
+
+
+def _cut_torn_line(path: Path) -> None:
+    with open(path, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 4096)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)
+            os.fsync(file.fileno())

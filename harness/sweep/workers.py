@@ -1,0 +1,119 @@
+"""Worker processes on this machine, and what the driver hears from them."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+PRELOADED = "harness.sweep.preload"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A worker died without a word: killed from outside, most likely for its memory."""
+
+    exit_code: int | None
+
+
+class Workers(Protocol):
+    """What the driver needs of workers, wherever they run. A worker is known by its number."""
+
+    def start(self) -> int: ...
+    def send(self, worker: int, message: Any) -> None: ...
+    def receive(self, timeout_seconds: float | None) -> Sequence[tuple[int, Any]]: ...
+    def stop(self, worker: int) -> None: ...
+    def kill_all(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Local:
+    process: BaseProcess
+    connection: Connection
+
+
+class LocalWorkers:
+    """Processes on this machine. The first one imports torch, the others start from it in milliseconds."""
+
+    def __init__(self) -> None:
+        method = "forkserver" if sys.platform == "linux" else "spawn"
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker knows its own number
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            self._context.set_forkserver_preload([PRELOADED])
+        self._workers: dict[int, _Local] = {}
+        self._next = 0
+
+    def start(self) -> int:
+        """Starts a worker and returns its number."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_main, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+        process.start()
+        theirs.close()
+        number, self._next = self._next, self._next + 1
+        self._workers[number] = _Local(process, ours)
+        return number
+
+    def send(self, worker: int, message: Any) -> None:
+        """Sends a message; one to a dead worker is dropped, and its death is received."""
+        try:
+            self._workers[worker].connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
+        """Everything that was said since, in the order each worker said it; waits for something to come."""
+        by_handle = {local.connection: number for number, local in self._workers.items()}
+        heard: list[tuple[int, Any]] = []
+        for handle in wait(list(by_handle), timeout_seconds):
+            number = by_handle[handle]  # type: ignore[index]
+            connection = self._workers[number].connection
+            try:
+                while True:
+                    heard.append((number, connection.recv()))
+                    if not connection.poll():
+                        break
+            except (EOFError, ConnectionResetError):
+                heard.append((number, Lost(exit_code=self._reap(number))))
+        return heard
+
+    def stop(self, worker: int) -> None:
+        """Ends an idle worker."""
+        self.send(worker, None)
+        local = self._workers.pop(worker)
+        local.process.join(5)
+        if local.process.is_alive():
+            local.process.kill()
+        local.connection.close()
+
+    def kill_all(self) -> None:
+        """Ends every worker at once. What they wrote is whole or not there."""
+        for local in self._workers.values():
+            local.process.kill()
+        for local in self._workers.values():
+            local.process.join(1)
+            local.connection.close()
+        self._workers.clear()
+
+    def close(self) -> None:
+        """Ends every worker after what it is doing."""
+        for worker in list(self._workers):
+            self.stop(worker)
+
+    def _reap(self, worker: int) -> int | None:
+        local = self._workers.pop(worker)
+        local.process.join(5)
+        local.connection.close()
+        return local.process.exitcode
+
+
+def _main(connection: Connection) -> None:
+    """Runs in the worker: only there is torch loaded."""
+    from harness.sweep.worker import main
+
+    main(connection)
