@@ -1,0 +1,335 @@
+"""The command line: arguments to one call each. Torch and MLflow are loaded by the commands that need them."""
+
+import json
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError
+
+app = typer.Typer(
+    name="harness",
+    help="Experiments with plain PyTorch: one file describes one, one command searches it, no epoch is trained twice.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. RUN is an MLflow run id, the beginning of one, or 'best'.",
+)
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.", show_default=False)]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'best'.")]
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs, checkpoints and epochs are kept.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to train on.")]
+DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs a run, in all.", show_default=False)]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--path-budget",
+        metavar="SIZE",
+        help="Disk for the states that later runs start from, such as 5GB. [default: 20GB, or a tenth of the free disk]",
+        show_default=False,
+    ),
+]
+MLRUNS, DATA = Path("mlruns"), Path("data")
+
+
+@app.command()
+def sweep(
+    spec: SpecArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, earlier ones counted.", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="30m", help="Start no further trial after this long (s, m, h).", show_default=False),
+    ] = None,
+    jobs: Annotated[str, typer.Option(metavar="N|auto", help="Trials at once; results do not depend on it.")] = "auto",
+    demo: Demo = False,
+    assignments: Set = None,
+    epochs: Epochs = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin a new study; earlier runs stay.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the spec, say what would be done, write nothing.")
+    ] = False,
+    path_budget: Budget = None,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Search the hyperparameters of SPEC. Run again, it goes on where it stopped."""
+    from harness.sweep import sweep as sweeping
+
+    _use_data(data_dir)
+    options = sweeping.Options(
+        spec=spec,
+        store=store,
+        device=device,
+        assignments=tuple(assignments or ()),
+        trials=trials,
+        epochs=epochs,
+        jobs=_parse_jobs(jobs),
+        timeout_seconds=None if timeout is None else parse_duration(timeout),
+        path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+        is_demo=demo,
+        is_fresh=fresh,
+        is_dry_run=dry_run,
+    )
+    sweeping.sweep(options)
+    if demo and not dry_run:
+        _show_runs(store, options.name)
+
+
+@app.command()
+def train(
+    spec: SpecArgument,
+    assignments: Set = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN_OR_FILE",
+            help="Go on from a run, or from a .pth.tar file.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    demo: Demo = False,
+    path_budget: Budget = None,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Train one run of SPEC, at its defaults or what --set says. Run again, it goes on."""
+    from harness.sweep import sweep as sweeping
+
+    _use_data(data_dir)
+    sweeping.train(
+        sweeping.Options(
+            spec=spec,
+            store=store,
+            device=device,
+            assignments=tuple(assignments or ()),
+            epochs=epochs,
+            start=start,
+            path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+            is_demo=demo,
+        )
+    )
+
+
+@app.command()
+def runs(
+    spec: SpecArgument,
+    sort: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Order by this metric.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+) -> None:
+    """List the runs of SPEC, the best first."""
+    from harness.spec import experiment_name
+
+    _show_runs(store, experiment_name(spec, is_demo=demo), sort=sort, as_json=as_json)
+
+
+@app.command()
+def best(
+    spec: SpecArgument,
+    as_json: Json = False,
+    test: Annotated[bool, typer.Option("--test", help="Measure it on the test part as well.")] = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Show the best run of SPEC."""
+    from harness.report.tables import run_lines
+    from harness.spec import experiment_name
+    from harness.tracking.runs import find_best, to_record
+    from harness.tracking.store import Store
+
+    _use_data(data_dir)
+    opened = Store(store)
+    run = find_best(opened, experiment_name(spec, is_demo=demo))
+    document = to_record(run).as_json()
+    if test:
+        from harness.reload import load
+
+        document["test"] = load(opened, run, device=device).measure("test")
+    if as_json:
+        _print_json(document)
+    else:
+        typer.echo("\n".join(run_lines(document)))
+
+
+@app.command()
+def reload(
+    run: RunArgument,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", help="Whose best run, where RUN is 'best'.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Rebuild RUN's model from its artifacts alone, measure it again, compare with what was logged."""
+    from harness import reload as reloading
+    from harness.report.tables import verification_lines
+    from harness.spec import experiment_name
+    from harness.tracking.runs import find_run
+    from harness.tracking.store import Store
+
+    _use_data(data_dir)
+    opened = Store(store)
+    found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo))
+    verification = reloading.verify(opened, found, device=device)
+    if as_json:
+        _print_json(reloading.as_json(verification))
+    else:
+        typer.echo("\n".join(verification_lines(verification, found.info.run_name)))
+    if not verification.match:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
+    spec: Annotated[
+        Path | None,
+        typer.Option(metavar="SPEC", help="Whose best run, where RUN is 'best'.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Class and probability of image files, by RUN's model."""
+    from harness.reload import load_run
+
+    _use_data(data_dir)
+    loaded = load_run(run, spec, store=store, device=device, demo=demo)
+    outputs = loaded.predict(images)
+    classes = loaded.built.data.classes
+    rows: list[dict[str, Any]] = []
+    for image, output in zip(images, outputs, strict=True):
+        if classes is None:
+            rows.append({"image": str(image), "output": output.tolist()})
+        else:
+            top = int(output.argmax())
+            rows.append({"image": str(image), "class": classes[top], "probability": float(output[top])})
+    if as_json:
+        _print_json(rows)
+    for row in [] if as_json else rows:
+        found = f"{row['class']}  {row['probability']:.4f}" if "class" in row else str(row["output"])
+        typer.echo(f"{row['image']}  {found}")
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend are one or two sentences, anything else is a bug."""
+    try:
+        code = app(standalone_mode=False)
+    except HarnessError as error:
+        if isinstance(error, UserCodeError):
+            print(error.trace.rstrip(), file=sys.stderr)
+        print(f"harness: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except Exception as error:
+        code = _show_usage_error(error)
+    sys.exit(code or 0)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds.
+
+    >>> parse_duration("30m"), parse_duration("1h30m"), parse_duration("45")
+    (1800.0, 5400.0, 45.0)
+    """
+    matched = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not matched or not any(matched.groups()):
+        raise HarnessError(f"--timeout {text}: write it as 45s, 30m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in matched.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes.
+
+    >>> parse_size("5GB"), parse_size("300 MB")
+    (5000000000, 300000000)
+    """
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if not matched:
+        raise HarnessError(f"--path-budget {text}: write it as 500MB or 5GB.")
+    return int(float(matched[1]) * units[matched[2]])
+
+
+def _parse_jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
+    return int(text)
+
+
+def _use_data(folder: Path) -> None:
+    if folder != DATA:
+        os.environ["HARNESS_DATA_DIR"] = str(folder)
+
+
+def _show_runs(store: Path, name: str, *, sort: str | None = None, as_json: bool = False) -> None:
+    from harness.report.tables import runs_table
+    from harness.tracking.runs import list_runs
+    from harness.tracking.store import Store
+
+    records = list_runs(Store(store), name, sort=sort)
+    if as_json:
+        _print_json([record.as_json() for record in records])
+    else:
+        runs_table(records, sort=sort)
+
+
+def _print_json(document: object) -> None:
+    typer.echo(json.dumps(_without_nan(document), indent=2, default=str))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _show_usage_error(error: Exception) -> int:
+    show = getattr(error, "show", None)  # click's usage errors print themselves
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    traceback.print_exception(error)
+    return FAILED
