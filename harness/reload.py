@@ -77,12 +77,9 @@ class LoadedRun:
     def _read(self, path: Path) -> Tensor:
         from PIL import Image, UnidentifiedImageError
 
-        shape = (
-            self.built.data.train[0][0].shape
-            if not hasattr(self.built.data.train, "inputs")
-            else self.built.data.train.inputs.shape[1:]
-        )
-        channels, height, width = shape
+        if len(self.built.data.input_shape) != 3:
+            raise HarnessError(f"{self.name} was not trained on images.")
+        channels, height, width = self.built.data.input_shape
         try:
             with Image.open(path) as image:
                 converted = image.convert("L" if channels == 1 else "RGB")

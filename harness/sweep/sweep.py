@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import INTERRUPTED
 from harness.experiment import check_setting, direction_of
+from harness.files import remove_abandoned
 from harness.machine import count_cores, default_path_budget
 from harness.report.screen import Screen, open_screen, shown_bytes, shown_seconds, shown_values
 from harness.search import Hyperparameter
@@ -112,6 +113,7 @@ def train(options: Options) -> str:
         try:
             screen.say(_device_line(plan.report))
             store = Store(options.store, create=True)
+            remove_abandoned(store.folder)
             experiment_id = _experiment(store, options, plan)
             log = _train_run(store, experiment_id, options, plan, start)
             with holding(_run_lock(store, log.run_id), f"run {log.run_id[:8]}"):
@@ -134,6 +136,7 @@ class SweepSession:
 
         self._options, self._plan, self._screen = options, plan, screen
         self.store = Store(options.store, create=True)
+        remove_abandoned(self.store.folder)
         self._experiment_id = _experiment(self.store, options, plan)
         self._storage = open_journal(self.store.journal)
         self._study = self._open_study()

@@ -40,7 +40,7 @@ class LocalWorkers:
     """Processes on this machine. The first one imports torch, the others start from it in milliseconds."""
 
     def __init__(self) -> None:
-        method = "forkserver" if sys.platform == "linux" else "spawn"
+        method = os.environ.get("HARNESS_START_METHOD") or ("forkserver" if sys.platform == "linux" else "spawn")
         self._context = multiprocessing.get_context(method)
         if method == "forkserver":
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker knows its own number

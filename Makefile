@@ -1,0 +1,36 @@
+# `make demo` and `make test` each work in a fresh clone: they set up .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m harness sweep experiments/vgg_cifar.py --demo
+	@echo
+	$(BIN)/python -m harness reload best experiments/vgg_cifar.py --demo
+
+test: $(VENV)/.installed lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# uv where it can be had, plain venv and pip where not.
+$(VENV)/.installed: pyproject.toml
+	@if $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv 2>/dev/null; then \
+		set -x; $(PYTHON) -m uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		$(PYTHON) -m uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
+	elif command -v uv >/dev/null 2>&1; then \
+		set -x; uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
+	else \
+		set -x; $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --editable '.[dev]'; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,153 @@
+"""From raw arrays to `Data`: checks that name the mistake, class names, normalisation, identity."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.augment import check_augment
+from harness.data.normalise import mean_and_std
+from harness.data.part import Arrays, Data, Part
+from harness.errors import HarnessError
+
+Classes = Sequence[str] | int | None
+
+
+def build_data(
+    *,
+    name: str,
+    train: Arrays,
+    validation: Arrays,
+    load_test: Callable[[], Part] | None,
+    classes: Classes,
+    augment: Sequence[str] | str,
+    normalize: bool,
+    description: dict[str, str | int | float],
+) -> Data:
+    """`Data` over arrays, with statistics of the training part and the digest of all that it holds."""
+    shape = tuple(train.inputs.shape[1:])
+    if tuple(validation.inputs.shape[1:]) != shape:
+        raise HarnessError(
+            f"{name}: training inputs have shape {shape}, validation inputs {tuple(validation.inputs.shape[1:])}."
+        )
+    names = check_augment(augment, images=len(shape) == 3)
+    mean, std = mean_and_std(train.inputs) if normalize else (None, None)
+    labels = class_names(classes, [train.targets, validation.targets], name)
+    return Data(
+        name=name,
+        train=train,
+        validation=validation,
+        load_test=load_test,
+        classes=labels,
+        augment=names,
+        mean=mean,
+        std=std,
+        digest=digest_of(
+            [train.inputs, train.targets, validation.inputs, validation.targets],
+            {"augment": names, "classes": labels, "normalize": normalize},
+        ),
+        description=describe(name, train, validation, shape, labels, names) | description,
+        input_shape=shape,
+    )
+
+
+def describe(
+    name: str,
+    train: Any,
+    validation: Any,
+    shape: tuple[int, ...],
+    classes: tuple[str, ...] | None,
+    augment: tuple[str, ...],
+) -> dict[str, str | int | float]:
+    """What tracking records of a data set, whatever its source."""
+    return {
+        "source": name,
+        "train": len(train),
+        "validation": len(validation),
+        "shape": "x".join(map(str, shape)),
+        "classes": len(classes) if classes is not None else "none (regression)",
+        "augment": "+".join(augment) if augment else "none",
+    }
+
+
+def digest_of(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
+    """sha256 over dtype, shape and content of the tensors, and over the settings."""
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for tensor in tensors:
+        # Whichever order the memory has, the digest is over (N, H, W, C) for images.
+        ordered = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(memoryview(ordered.contiguous().numpy()))
+    return found.hexdigest()
+
+
+def as_inputs(values: Any, name: str) -> Tensor:
+    """Inputs as they are kept: images uint8 (N, C, H, W) in channels_last order, all else float32 (N, ...)."""
+    tensor = torch.as_tensor(values).detach().cpu()
+    if tensor.ndim < 2:
+        raise HarnessError(f"{name}: inputs need a shape (N, ...), not {tuple(tensor.shape)}.")
+    if len(tensor) == 0:
+        raise HarnessError(f"{name}: there are no inputs.")
+    if tensor.ndim == 4 and tensor.dtype == torch.uint8:
+        if tensor.shape[1] > 4 and tensor.shape[3] <= 4:
+            raise HarnessError(
+                f"{name}: inputs {tuple(tensor.shape)} look like (N, H, W, C); images are (N, C, H, W). "
+                "Give inputs.transpose(0, 3, 1, 2)."
+            )
+        return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    tensor = tensor.to(torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        raise HarnessError(f"{name}: the inputs hold NaN or infinite values.")
+    return tensor.contiguous()
+
+
+def as_targets(values: Any, name: str, *, classes: Classes = None) -> Tensor:
+    """Targets as they are kept: classes int64 (N,), or float32: soft targets (N, K) or regression values."""
+    tensor = torch.as_tensor(values).detach().cpu()
+    if tensor.ndim not in (1, 2):
+        raise HarnessError(f"{name}: targets need a shape (N,) or (N, D), not {tuple(tensor.shape)}.")
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise HarnessError(f"{name}: the targets hold NaN or infinite values.")
+    if tensor.ndim == 1 and classes is not None and tensor.is_floating_point():
+        if not bool((tensor == tensor.round()).all()):
+            raise HarnessError(f"{name}: classes were named, but the targets are no whole numbers.")
+        return tensor.to(torch.int64)
+    if tensor.is_floating_point() or tensor.ndim == 2:
+        return tensor.to(torch.float32).contiguous()
+    return tensor.to(torch.int64).contiguous()
+
+
+def is_soft(targets: Tensor) -> bool:
+    """Whether targets are probabilities over classes: (N, K), not negative, each row with the sum 1."""
+    if targets.ndim != 2 or targets.shape[1] < 2 or not targets.is_floating_point():
+        return False
+    return bool((targets >= 0).all() and ((targets.sum(1) - 1).abs() < 1e-3).all())
+
+
+def labels_of(targets: Tensor, classes: Classes = None) -> Tensor | None:
+    """The class (N,) of each target, by which a split is stratified; None for regression."""
+    if targets.dtype == torch.int64:
+        return targets
+    return targets.argmax(1) if is_soft(targets) else None
+
+
+def class_names(classes: Classes, targets: Sequence[Tensor], name: str) -> tuple[str, ...] | None:
+    """The names of the classes, by default "0", "1", ...; None for regression."""
+    soft = all(is_soft(part) for part in targets)
+    if not soft and any(part.dtype != torch.int64 for part in targets):
+        if classes is not None:
+            raise HarnessError(f"{name}: classes were named, but the targets are values (regression).")
+        return None
+    lowest = 0 if soft else min(int(part.min()) for part in targets)
+    needed = targets[0].shape[1] if soft else max(int(part.max()) for part in targets) + 1
+    if lowest < 0:
+        raise HarnessError(f"{name}: targets count classes from 0; the lowest is {lowest}.")
+    if classes is None:
+        return tuple(map(str, range(needed)))
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
+    if needed > len(names) or (soft and needed != len(names)):
+        raise HarnessError(f"{name}: {len(names)} classes were named, but the targets need {needed}.")
+    return names

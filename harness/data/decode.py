@@ -1,0 +1,92 @@
+"""Decodes image files into one array of a size; run as a program, a share of a large folder's files.
+
+A program of its own, without the rest of the package: threads take turns where images are small, and a
+process that first had to import torch would cost more than it saves.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FEW = 1_000  # files that are decoded without starting processes
+
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+
+def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:
+    """One image file as (size, size, channels) uint8: the shorter side resized, then the middle cut out.
+
+    Raises OSError, or another exception of Pillow's, where the file holds no readable image.
+    """
+    mode = "RGB" if channels == 3 else "L"
+    with Image.open(path) as file:
+        file.draft(mode, (2 * size, 2 * size))  # a large JPEG is read at a fraction of its resolution
+        upright = ImageOps.exif_transpose(file)
+        # Pillow warns where it would drop the transparency of a palette itself.
+        image = (upright.convert("RGBA") if "transparency" in upright.info else upright).convert(mode)
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def fill(output: Pixels, rows: Iterable[int], paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Decodes `paths` into `rows` of (N, size, size, channels); gives path and reason where that failed."""
+    failures = []
+    for row, path in zip(rows, paths, strict=True):
+        try:
+            output[row] = read_image(path, size=output.shape[1], channels=output.shape[3])
+        # Pillow's decoders raise almost any exception for a broken file.
+        except Exception as error:
+            reason = "empty" if os.path.getsize(path) == 0 else type(error).__name__
+            failures.append((path, reason))
+    return failures
+
+
+def decode_files(paths: list[str], output: Path, *, size: int, channels: int) -> list[tuple[str, str]]:
+    """Decodes files into the .npy file `output` (N, size, size, channels), on all cores for many files."""
+    shape = (len(paths), size, size, channels)
+    array = np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if len(paths) <= FEW or cores == 1:
+        failures = fill(array, range(len(paths)), paths)
+        array.flush()
+        return failures
+    command = [sys.executable, "-P", __file__]  # -P: the modules beside this file are no top-level modules
+    children = []
+    for core in range(cores):
+        task = {"output": str(output), "first": core, "step": cores, "paths": paths[core::cores]}
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdin is not None
+        child.stdin.write(json.dumps(task))
+        child.stdin.close()
+        child.stdin = None
+        children.append(child)
+    failures = []
+    for child in children:
+        answer, _ = child.communicate()
+        if child.returncode != 0:
+            raise RuntimeError(f"decoding images ended with exit code {child.returncode}")
+        failures += [(path, reason) for path, reason in json.loads(answer)]
+    return sorted(failures)
+
+
+def main() -> None:
+    """Decodes one share: the task is JSON on stdin, the failures are JSON on stdout."""
+    task: dict[str, Any] = json.load(sys.stdin)
+    paths = task["paths"]
+    array = np.load(task["output"], mmap_mode="r+")
+    rows = range(task["first"], task["first"] + task["step"] * len(paths), task["step"])
+    failures = fill(array, rows, paths)
+    array.flush()
+    json.dump(failures, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
