@@ -1,10 +1,12 @@
 """The command line: arguments to one call each. Torch and MLflow are loaded by the commands that need them."""
 
 import json
+import math
 import os
 import re
 import sys
 import traceback
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,14 +20,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it fits any terminal, and a usage error is one sentence
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. RUN is an MLflow run id, the beginning of one, or 'best'.",
+    epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. "
+    "RUN is an MLflow run id, the beginning of one, or 'best'.",
 )
 
-SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec file.", show_default=False)]
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The spec file, such as experiments/vgg_cifar.py.", show_default=False)
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'best'.")]
+BestOf = "The spec whose best run is meant, where RUN is 'best' and the store has more than one."
 Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs, checkpoints and epochs are kept.")]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to train on.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to compute on.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
@@ -33,13 +40,19 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
 ]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Epochs a run, in all.", show_default=False)]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs", metavar="N", min=1, help="Epochs a run, in all; known ones are reused.", show_default=False
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(
         "--path-budget",
         metavar="SIZE",
-        help="Disk for the states that later runs start from, such as 5GB. [default: 20GB, or a tenth of the free disk]",
+        help="Disk for the states that later runs start from, such as 5GB.  "
+        "[default: 20GB, or a tenth of the free disk]",
         show_default=False,
     ),
 ]
@@ -50,11 +63,12 @@ MLRUNS, DATA = Path("mlruns"), Path("data")
 def sweep(
     spec: SpecArgument,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials in all, earlier ones counted.", show_default=False)
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trials in all, earlier ones counted.", show_default=False),
     ] = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="30m", help="Start no further trial after this long (s, m, h).", show_default=False),
+        typer.Option(metavar="TIME", help="Start no trial after so long, such as 90s, 30m, 1h30m.", show_default=False),
     ] = None,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Trials at once; results do not depend on it.")] = "auto",
     demo: Demo = False,
@@ -134,7 +148,8 @@ def train(
 def runs(
     spec: SpecArgument,
     sort: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="Order by this metric.", show_default=False)
+        str | None,
+        typer.Option(metavar="METRIC", help="Order by this metric's last value instead.", show_default=False),
     ] = None,
     as_json: Json = False,
     demo: Demo = False,
@@ -163,17 +178,18 @@ def best(
     from harness.tracking.store import Store
 
     _use_data(data_dir)
-    opened = Store(store)
-    run = find_best(opened, experiment_name(spec, is_demo=demo))
-    document = to_record(run).as_json()
-    if test:
-        from harness.reload import load
+    with _output_kept(as_json):
+        opened = Store(store)
+        run = find_best(opened, experiment_name(spec, is_demo=demo))
+        record, tested = to_record(run), None
+        if test:
+            from harness.reload import load
 
-        document["test"] = load(opened, run, device=device).measure("test")
+            tested = load(opened, run, device=device).measure("test")
     if as_json:
-        _print_json(document)
+        _print_json(record.as_json() | ({} if tested is None else {"test": tested}))
     else:
-        typer.echo("\n".join(run_lines(document)))
+        typer.echo("\n".join(run_lines(record, tested)))
 
 
 @app.command()
@@ -181,7 +197,7 @@ def reload(
     run: RunArgument,
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="[SPEC]", help="Whose best run, where RUN is 'best'.", show_default=False),
+        typer.Argument(metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
     as_json: Json = False,
     demo: Demo = False,
@@ -189,7 +205,11 @@ def reload(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Rebuild RUN's model from its artifacts alone, measure it again, compare with what was logged."""
+    """Rebuild RUN from its artifacts alone, and measure it again.
+
+    The measures on the validation part are compared with those that were logged: equal to the last bit on
+    the same kind of device, within a stated tolerance on another. Exit code 1 says that they are not.
+    """
     from harness import reload as reloading
     from harness.report.tables import verification_lines
     from harness.spec import experiment_name
@@ -197,13 +217,14 @@ def reload(
     from harness.tracking.store import Store
 
     _use_data(data_dir)
-    opened = Store(store)
-    found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo))
-    verification = reloading.verify(opened, found, device=device)
+    with _output_kept(as_json):
+        opened = Store(store)
+        found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo))
+        verification = reloading.verify(opened, found, device=device)
     if as_json:
         _print_json(reloading.as_json(verification))
     else:
-        typer.echo("\n".join(verification_lines(verification, found.info.run_name)))
+        typer.echo("\n".join(verification_lines(verification)))
     if not verification.match:
         raise typer.Exit(FAILED)
 
@@ -214,7 +235,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
     spec: Annotated[
         Path | None,
-        typer.Option(metavar="SPEC", help="Whose best run, where RUN is 'best'.", show_default=False),
+        typer.Option(metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
     as_json: Json = False,
     demo: Demo = False,
@@ -224,10 +245,12 @@ def predict(
 ) -> None:
     """Class and probability of image files, by RUN's model."""
     from harness.reload import load_run
+    from harness.report.tables import prediction_lines
 
     _use_data(data_dir)
-    loaded = load_run(run, spec, store=store, device=device, demo=demo)
-    outputs = loaded.predict(images)
+    with _output_kept(as_json):
+        loaded = load_run(run, spec, store=store, device=device, demo=demo)
+        outputs = loaded.predict(images)
     classes = loaded.built.data.classes
     rows: list[dict[str, Any]] = []
     for image, output in zip(images, outputs, strict=True):
@@ -238,9 +261,8 @@ def predict(
             rows.append({"image": str(image), "class": classes[top], "probability": float(output[top])})
     if as_json:
         _print_json(rows)
-    for row in [] if as_json else rows:
-        found = f"{row['class']}  {row['probability']:.4f}" if "class" in row else str(row["output"])
-        typer.echo(f"{row['image']}  {found}")
+    else:
+        typer.echo("\n".join(prediction_lines(rows)))
 
 
 def main() -> None:
@@ -306,24 +328,30 @@ def _show_runs(store: Path, name: str, *, sort: str | None = None, as_json: bool
     from harness.tracking.runs import list_runs
     from harness.tracking.store import Store
 
-    records = list_runs(Store(store), name, sort=sort)
+    with _output_kept(as_json):
+        records = list_runs(Store(store), name, sort=sort)
     if as_json:
         _print_json([record.as_json() for record in records])
     else:
         runs_table(records, sort=sort)
 
 
+def _output_kept(as_json: bool) -> AbstractContextManager[Any]:
+    """With `--json`, whatever a spec or a library prints goes to stderr: stdout is for the document."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
+
+
 def _print_json(document: object) -> None:
-    typer.echo(json.dumps(_without_nan(document), indent=2, default=str))
+    typer.echo(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(value, float) and value != value:
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _show_usage_error(error: Exception) -> int:

@@ -3,26 +3,36 @@
 import os
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".tmp"
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file so that a reader, even after a power loss, finds the old content or the new one."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path; what was written there takes the place of `path` when the block ends well.
+
+    A reader, even after a power loss, finds the old content or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     temporary = _temporary(path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def link_whole(source: Path, target: Path) -> None:

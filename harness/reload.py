@@ -1,6 +1,8 @@
 """Runs back from the store: the model rebuilt from its artifacts alone, measured again, asked for predictions."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from harness.data import Arrays, Data
+from harness.data.decode import read_image
 from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
 from harness.spec import experiment_name, load_spec
@@ -43,7 +47,8 @@ class LoadedRun:
     checkpoint: Path
     device: torch.device
     built: Built
-    trained_on: str
+    trained_on: str  # kind of device
+    threads: int
 
     def __repr__(self) -> str:
         params = ", ".join(f"{name}={value}" for name, value in self.params.items())
@@ -54,49 +59,62 @@ class LoadedRun:
 
     def measure(self, part: str = "validation") -> dict[str, float]:
         """The loss and measures on the `validation` or `test` part, named as in the run's metrics."""
+        if part not in ("validation", "test"):
+            raise HarnessError(f"measure({part!r}): choose 'validation' or 'test'.")
         data = self.built.data
-        chosen = data.test if part == "test" else data.validation
+        with _as_trained(self.threads):
+            measured = evaluate(
+                self.model,
+                self.built.loss,
+                data.batches(
+                    data.test if part == "test" else data.validation,
+                    batch_size=self.experiment.batch_size,
+                    device=self.device,
+                ),
+                measures=self.built.measures,
+                device=self.device,
+                precision=self.built.precision,
+            )
         prefix = "test" if part == "test" else "val"
-        measured = evaluate(
-            self.model,
-            self.built.loss,
-            data.batches(chosen, batch_size=self.experiment.batch_size, device=self.device),
-            measures=self.built.measures,
-            device=self.device,
-            precision=self.built.precision,
-        )
         return {f"{prefix}_{name}": value for name, value in measured.items()}
 
     def predict(self, images: Sequence[str | Path] | Tensor) -> Tensor:
-        """Class probabilities (N, K), or outputs for regression, of image files or of a uint8 tensor (N, C, H, W)."""
-        batch = images if isinstance(images, Tensor) else torch.stack([self._read(Path(image)) for image in images])
-        with torch.no_grad(), autocast(self.device, self.built.precision):
-            outputs = self.model(self.built.data.prepare(batch.to(self.device))).float()
+        """Class probabilities (N, K), or outputs for regression, of image files or of inputs (N, ...).
+
+        Files are resized as `image_folder` does it; inputs are what the data holds before normalisation,
+        for images uint8 (N, C, H, W). Raises `HarnessError` for a file that is no image, and where the
+        model was not trained on images.
+        """
+        batch = images if isinstance(images, Tensor) else self._read([Path(image) for image in images])
+        if tuple(batch.shape[1:]) != self.built.data.input_shape:
+            raise HarnessError(
+                f"{self.name} takes inputs of shape {_shown_shape(self.built.data.input_shape)}, "
+                f"not {_shown_shape(batch.shape[1:])}."
+            )
+        self.model.eval()
+        with _as_trained(self.threads), torch.no_grad(), autocast(self.device, self.built.precision):
+            outputs: Tensor = self.model(self.built.data.prepare(batch.to(self.device))).float()
         return (outputs.softmax(1) if self.built.data.is_classification else outputs).cpu()
 
-    def _read(self, path: Path) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        if len(self.built.data.input_shape) != 3:
-            raise HarnessError(f"{self.name} was not trained on images.")
-        channels, height, width = self.built.data.input_shape
-        try:
-            with Image.open(path) as image:
-                converted = image.convert("L" if channels == 1 else "RGB")
-                scale = max(height / converted.height, width / converted.width)
-                size = (
-                    max(width, round(converted.width * scale)),
-                    max(height, round(converted.height * scale)),
-                )
-                resized = converted.resize(size, Image.Resampling.BILINEAR)
-        except FileNotFoundError:
-            raise HarnessError(f"{path} does not exist.") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise HarnessError(f"{path} is not an image that can be read: {error}", exit_code=FAILED) from None
-        left, top = (resized.width - width) // 2, (resized.height - height) // 2
-        cropped = resized.crop((left, top, left + width, top + height))
-        pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
-        return pixels.view(height, width, channels).permute(2, 0, 1)
+    def _read(self, paths: Sequence[Path]) -> Tensor:
+        """Image files as (N, C, H, W) uint8, as the data has them."""
+        shape = self.built.data.input_shape
+        if not _holds_images(self.built.data) or shape[0] not in (1, 3) or shape[1] != shape[2]:
+            raise HarnessError(
+                f"{self.name} was trained on {self.built.data.name} of shape {_shown_shape(shape)}: "
+                "only a model of square uint8 images, grey or RGB, can take image files."
+            )
+        images = []
+        for path in paths:
+            try:
+                pixels = read_image(path, size=shape[1], channels=shape[0])
+            except FileNotFoundError:
+                raise HarnessError(f"{path} does not exist.") from None
+            # Pillow's decoders raise almost any exception for a broken file.
+            except Exception:
+                raise HarnessError(f"{path} is not an image that can be read.", exit_code=FAILED) from None
+            images.append(torch.tensor(pixels).permute(2, 0, 1))
+        return torch.stack(images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +122,9 @@ class Verification:
     """What a run logged against what its reloaded model measures. `tolerance` is None where bits must agree."""
 
     run_id: str
+    name: str
+    epoch: int
+    device: str
     logged: dict[str, float]
     measured: dict[str, float]
     match: bool
@@ -136,16 +157,19 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
     file = _checkpoint_file(store, run, checkpoint)
     saved = load_checkpoint(file)
     source = store.artifact(run, "spec") / saved["spec"]["name"]
-    spec = load_spec(source, original=run.data.tags.get("harness.spec_path"))
+    tags = run.data.tags
+    spec = load_spec(source, original=tags.get("harness.spec_path"))
     chosen = choose_device(device)
     values = saved["values"]
-    make_deterministic(choose_threads(values["threads"]))
-    is_demo = run.data.tags.get("harness.demo") == "true"
-    built = build(spec, values, device=chosen, cache=DataCache(), is_demo=is_demo)
+    threads = tags.get("harness.threads", "None")
+    count = int(threads) if threads.isdecimal() else choose_threads(values["threads"])
+    with _as_trained(count), _generators_kept():
+        built = build(spec, values, device=chosen, cache=DataCache(), is_demo=tags.get("harness.demo") == "true")
     try:
         built.model.load_state_dict(saved["state_dict"])
     except RuntimeError as error:
-        raise HarnessError(f"{file} does not fit the model of its spec: {error}", exit_code=FAILED) from None
+        reason = " ".join(str(error).split())
+        raise HarnessError(f"{file} does not fit the model of its spec: {reason}", exit_code=FAILED) from None
     return LoadedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -157,7 +181,8 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
         checkpoint=file,
         device=chosen,
         built=built,
-        trained_on=run.data.tags.get("harness.device", ""),
+        trained_on=tags.get("harness.device", ""),
+        threads=count,
     )
 
 
@@ -176,16 +201,18 @@ def verify(store: Store, run: "Run", *, device: str = "auto") -> Verification:
         )
         for name in measured
     }
-    is_same_device = loaded.trained_on == describe_device(loaded.device)
-    if is_same_device:
+    if loaded.trained_on == describe_device(loaded.device):
         match, tolerance = measured == logged, None
     else:
         match = all(_is_close(name, logged[name], measured[name]) for name in measured)
         tolerance = f"loss within {LOSS_TOLERANCE:.0%}, other measures within {MEASURE_TOLERANCE}"
-    digests = [found.dataset.digest for found in run.inputs.dataset_inputs]
+    digests = [found.dataset.digest for found in run.inputs.dataset_inputs] if run.inputs else []
     is_same_data = not digests or loaded.built.data.digest.startswith(digests[0])
     return Verification(
-        run_id=run.info.run_id,
+        run_id=loaded.run_id,
+        name=loaded.name,
+        epoch=loaded.epoch,
+        device=describe_device(loaded.device),
         logged=logged,
         measured=measured,
         match=match,
@@ -213,3 +240,44 @@ def as_json(verification: Verification) -> Mapping[str, Any]:
     """The document that `reload --json` prints."""
     names = ("run_id", "logged", "measured", "match")
     return {name: getattr(verification, name) for name in names}
+
+
+def _holds_images(data: Data) -> bool:
+    """Whether the inputs are uint8 images: a `Dataset` has a mean only then."""
+    return data.train.inputs.dtype == torch.uint8 if isinstance(data.train, Arrays) else data.mean is not None
+
+
+def _shown_shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+@contextmanager
+def _as_trained(threads: int) -> Iterator[None]:
+    """Computes as the run did, bit for bit; afterwards torch is what it was for the caller."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
+    is_strict, is_lenient = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    make_deterministic(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cudnn.benchmark, cudnn.deterministic = before[1:]
+        torch.use_deterministic_algorithms(is_strict, warn_only=is_lenient)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Building a model seeds every generator; the caller's go on where they were."""
+    import numpy
+
+    states = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            numpy.random.set_state(states[1])

@@ -81,6 +81,8 @@ class Zygote:
     def start(self, *arguments: object, cwd: Path, **more: str) -> "Started":
         self._count += 1
         out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
+        out.touch()
+        err.touch()
         request = {"argv": list(map(str, arguments)), "cwd": str(cwd), "env": environment(**more)}
         answer = self.ask(request | {"out": str(out), "err": str(err)})
         return Started(self, answer["pid"], out, err)

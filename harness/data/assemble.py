@@ -80,7 +80,7 @@ def digest_of(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
         # Whichever order the memory has, the digest is over (N, H, W, C) for images.
         ordered = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(memoryview(ordered.contiguous().numpy()))
+        found.update(ordered.contiguous().numpy().data)
     return found.hexdigest()
 
 

@@ -92,15 +92,19 @@ def flipped(images: Tensor, flips: Tensor) -> Tensor:
     return both.view(2 * len(images), -1).index_select(0, chosen).view(images.shape)
 
 
-def kept_by_cutout(cuts: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """A mask (B, H, W * C), 0 in a square of a quarter of the image's side and 1 elsewhere.
+def cut_out(values: Tensor, cuts: Tensor) -> None:
+    """Sets a square in each of the images (B, H, W, C) float32 to 0, its side a quarter of the image's.
 
-    Cutout (DeVries and Taylor 2017): the middle may be any pixel, so the square may stick out of the image.
+    Cutout (DeVries and Taylor 2017), with 8 pixels of 32. The middle `cuts` (2, B) may be any pixel, so the
+    square may stick out of the image.
     """
+    count, height, width, channels = values.shape
     side = max(1, min(height, width) // 4)
     top, left = (cuts - side // 2).unsqueeze(2)  # (B, 1) each
-    y = torch.arange(height, device=cuts.device)
-    x = torch.arange(width, device=cuts.device).repeat_interleave(channels)
-    rows = (y >= top) & (y < top + side)  # (B, H)
-    columns = (x >= left) & (x < left + side)  # (B, W * C)
-    return torch.logical_not(rows.unsqueeze(2) & columns.unsqueeze(1)).to(torch.float32)
+    y = torch.arange(height, device=cuts.device) - top
+    x = torch.arange(width, device=cuts.device).repeat_interleave(channels) - left
+    rows = ((y >= 0) & (y < side)).to(torch.float32)  # (B, H)
+    columns = ((x >= 0) & (x < side)).to(torch.float32)  # (B, W * C)
+    lines = values.view(count, height, width * channels)
+    # v - v * 1 is exactly 0; masks of bool take 4 times as long on a CPU.
+    lines.addcmul_(lines, rows.unsqueeze(2) * columns.unsqueeze(1), value=-1)

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 FEW = 1_000  # files that are decoded without starting processes
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+Pixels = npt.NDArray[np.uint8]
 
 
 def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:

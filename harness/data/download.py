@@ -129,7 +129,7 @@ def _downloaded(source: Any, folder: Path, read: Callable[[], Any]) -> Any:
         urls, place = _files(source, folder)
         files = "the file" if len(urls) == 1 else "the files"
         # torchvision lists every mirror it tried, one a line; the last line says what happened.
-        reason = str(error).strip().splitlines()[-1].rstrip(".")
+        reason = str(error).strip().splitlines()[-1].removeprefix("<urlopen error ").rstrip(".>")
         raise HarnessError(
             f"{source.__name__} could not be downloaded ({reason}). Put {files} {', '.join(urls)} into {place}, "
             "or use --demo, which needs no download.",

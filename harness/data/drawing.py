@@ -33,7 +33,8 @@ def circle(u: Array, v: Array) -> Array:
 
 
 def ring(u: Array, v: Array) -> Array:
-    return np.abs(length(u, v) - np.float32(0.7)) - np.float32(0.2)
+    distance: Array = np.abs(length(u, v) - np.float32(0.7)) - np.float32(0.2)
+    return distance
 
 
 def crescent(u: Array, v: Array) -> Array:

@@ -1,13 +1,15 @@
 """`shapes`: images that are generated, for demonstrations and tests without a download."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from harness.data.assemble import build_data
 from harness.data.drawing import FIGURES, FILLS, HUES, Array, blend, colours, cover, place
 from harness.data.part import Arrays, Data
+from harness.data.split import Indices
 from harness.errors import HarnessError
 
 CHUNK = 256  # images that are drawn together: what fits into a core's cache
@@ -79,86 +81,82 @@ def class_names(classes: int, channels: int) -> tuple[str, ...]:
 
 def draw_part(generator: np.random.Generator, count: int, *, size: int, channels: int, classes: int) -> Arrays:
     """One part: `count` images, the classes as equal in number as can be, in random order."""
-    targets = np.arange(count) * classes // count  # sorted, so that a chunk holds few figures
+    targets: Indices = np.arange(count) * classes // count  # sorted, so that a chunk holds few figures
     images = np.empty((count, size, size, channels), dtype=np.uint8)
     for start in range(0, count, CHUNK):
         chunk = slice(start, start + CHUNK)
-        images[chunk] = draw_images(generator, targets[chunk], size, channels, classes)
+        images[chunk] = draw_images(generator, targets[chunk], size=size, channels=channels, classes=classes)
     order = generator.permutation(count)
     return Arrays(inputs=torch.from_numpy(images[order]).permute(0, 3, 1, 2), targets=torch.from_numpy(targets[order]))
 
 
 def draw_images(
-    generator: np.random.Generator, targets: Array, size: int, channels: int, classes: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Images (N, size, size, channels) of the classes `targets` (N,), ascending."""
+    generator: np.random.Generator, targets: Indices, *, size: int, channels: int, classes: int
+) -> npt.NDArray[np.uint8]:
+    """Images (N, size, size, channels) of the classes `targets` (N,)."""
     count = len(targets)
     scale = np.float32(size / 32)
 
     def uniform(low: float, high: float) -> Array:
         return low + (high - low) * generator.random(count, dtype=np.float32)
 
-    def paint(bright: Array, saturation: Array, hue: Array) -> Array:
-        return colours(hue, saturation, bright) if channels == 3 else bright[:, None]
+    def paint(value: Array, saturation: Array, hue: Array) -> Array:
+        return colours(hue, saturation, value) if channels == 3 else value[:, None]
 
-    by_colour = classes > len(FIGURES)
-    figure = targets % len(FIGURES)
-    fill = generator.integers(len(FILLS), size=count)
-    ground_hue, bright_ground = uniform(0, 360), generator.random(count) < 0.4
-    hue = ground_hue + uniform(60, 300)
-    if by_colour:
-        hues = np.array(list(HUES.values()), dtype=np.float32) if channels == 3 else np.zeros(1, np.float32)
+    hue = uniform(0, 360)
+    ground_hue = hue + uniform(60, 300)
+    fill: Indices = generator.integers(len(FILLS), size=count)
+    on_light = generator.random(count) < 0.15
+    if classes > len(FIGURES):
+        hues = np.array(list(HUES.values()) if channels == 3 else [0], dtype=np.float32)
         hue = hues[targets // len(FIGURES) % len(hues)] + uniform(-6, 6)
         fill = targets // (len(FIGURES) * len(hues))
-        bright_ground[:] = False  # a dark yellow would be no yellow
-    ground = np.where(bright_ground, uniform(0.7, 0.95), uniform(0.12, 0.4))
-    value = np.where(bright_ground, uniform(0.1, 0.35), uniform(0.75, 1.0))
+        on_light[:] = False  # a dark yellow would be no yellow
+    ground = paint(np.where(on_light, uniform(0.7, 0.95), uniform(0.1, 0.4)), uniform(0.2, 0.7), ground_hue)
+    colour = paint(np.where(on_light, uniform(0.1, 0.35), uniform(0.75, 1)), uniform(0.55, 1), hue)
 
-    image = background(generator, paint(ground, uniform(0.2, 0.7), ground_hue), size)
-    for _ in range(3):
-        bit(generator, image, paint(uniform(0.2, 0.9), uniform(0.2, 0.9), uniform(0, 360)), scale)
-
-    radius = uniform(6.5, 12.5) * scale
-    reach = np.float32(size) / 2 - np.float32(0.75) * radius
-    x = np.float32(size) / 2 + uniform(-1, 1) * reach
-    y = np.float32(size) / 2 + uniform(-1, 1) * reach
-    u, v = place(size, x, y, radius, uniform(-0.6, 0.6))
-    distance = np.empty_like(u)
-    for number, shape in enumerate(FIGURES.values()):
-        chosen = figure == number
-        if chosen.any():
-            distance[chosen] = shape(u[chosen], v[chosen])
-    covered = cover(distance, radius)
-    colour = paint(value, uniform(0.55, 1.0), hue)
+    image = background(generator, ground, size)
+    for _ in range(2):
+        bit(generator, image, paint(uniform(0.2, 0.7), uniform(0.2, 0.9), uniform(0, 360)), scale)
+    radius = uniform(8, 13) * scale
+    reach = np.float32(size / 2) - np.float32(0.85) * radius
+    x, y = (np.float32(size / 2) + uniform(-1, 1) * reach for _ in range(2))
+    u, v = place(size, x, y, radius, uniform(-0.5, 0.5))
+    covered = cover(per_kind(list(FIGURES.values()), targets % len(FIGURES), u, v), radius)
     blend(image, colour, covered)
-    for number, pattern in enumerate(FILLS.values()):
-        chosen = fill == number
-        if number and chosen.any():
-            marked = np.clip(pattern(u[chosen], v[chosen]) * 3, 0, 1) * covered[chosen]
-            painted = image[chosen]
-            blend(painted, colour[chosen] * np.float32(0.5), marked)
-            image[chosen] = painted
-    bit(generator, image, paint(uniform(0.2, 0.9), uniform(0.2, 0.9), uniform(0, 360)), scale)
+    marked = np.clip(per_kind(list(FILLS.values()), fill, u, v) * 3, 0, 1) * covered
+    blend(image, colour * np.float32(0.6), marked)
     noise = generator.random(image.shape, dtype=np.float32) - np.float32(0.5)
-    image += noise * uniform(0.05, 0.35)[:, None, None, None]
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    image += noise * uniform(0.05, 0.3)[:, None, None, None]
+    pixels: npt.NDArray[np.uint8] = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
+
+
+def per_kind(formulas: Sequence[Callable[[Array, Array], Array]], kinds: Indices, u: Array, v: Array) -> Array:
+    """For each image the formula of its kind (N,), at its own coordinates (N, size, size)."""
+    values = np.empty_like(u)
+    for kind in np.unique(kinds):
+        chosen = kinds == kind
+        values[chosen] = formulas[kind](u[chosen], v[chosen])
+    return values
 
 
 def background(generator: np.random.Generator, colour: Array, size: int) -> Array:
     """Soft waves of light across a colour (N, C): images (N, C, size, size)."""
     count, channels = colour.shape
-    axis = np.linspace(0, 1, size, dtype=np.float32)
+    axis = (np.arange(size) / size).astype(np.float32)
     rate = generator.uniform(1, 9, (2, count, channels, 1)).astype(np.float32)
     phase = generator.uniform(0, 6.28, (2, count, channels, 1)).astype(np.float32)
     across, down = np.sin(axis * rate + phase) * np.float32(0.07)  # (N, C, size) each
-    return colour[:, :, None, None] + across[:, :, None, :] + down[:, :, :, None]
+    image: Array = colour[:, :, None, None] + across[:, :, None, :] + down[:, :, :, None]
+    return image
 
 
 def bit(generator: np.random.Generator, image: Array, colour: Array, scale: np.float32) -> None:
     """Paints a small bar or block, of any angle and anywhere, into each image."""
     count, size = len(image), image.shape[-1]
     x, y, angle = generator.random((3, count), dtype=np.float32) * np.array([[size], [size], [3.14]], np.float32)
-    radius = generator.uniform(1.2, 5, count).astype(np.float32) * scale
+    radius = generator.uniform(1.2, 4, count).astype(np.float32) * scale
     u, v = place(size, x, y, radius, angle)
     width = np.minimum(1, generator.uniform(0.9, 1.6, count).astype(np.float32) * scale / radius)
     blend(image, colour, cover(np.maximum(np.abs(u) - 1, np.abs(v) - width[:, None, None]), radius))

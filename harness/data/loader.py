@@ -30,7 +30,7 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of a dataset: the batches that begin and end at `spans` of its random order."""
     generator = generator_for(seed, epoch, torch.device("cpu"))
-    order = torch.randperm(_length(dataset), generator=generator).tolist()
+    order = torch.randperm(length(dataset), generator=generator).tolist()
     groups = [order[start:stop] for start, stop in spans]
     loaded = _load(dataset, groups, generator=generator, device=device, workers=workers)
     draws = None
@@ -58,7 +58,7 @@ def batches(
     std: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """All of a dataset, in order; the global random generators stay as they are."""
-    count = _length(dataset)
+    count = length(dataset)
     groups = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     generator = generator_for(0, 0, torch.device("cpu"))
     for inputs, targets in _load(dataset, groups, generator=generator, device=device, workers=workers):
@@ -131,5 +131,6 @@ def as_targets(targets: Tensor) -> Tensor:
     return targets.to(torch.int64)
 
 
-def _length(dataset: Dataset[Any]) -> int:
+def length(dataset: Dataset[Any]) -> int:
+    """How many items a dataset has."""
     return len(dataset)  # type: ignore[arg-type]  # Dataset declares none; datasets() has asked for one

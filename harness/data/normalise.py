@@ -1,6 +1,7 @@
 """From stored inputs to float32 with mean 0 and standard deviation 1 a channel."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def normalised(inputs: Tensor, mean: Tensor | None, std: Tensor | None) -> Tenso
     if mean is None or std is None:
         return values
     shape = (-1, *[1] * (inputs.ndim - 2))
-    return (values - mean.to(values.device).view(shape)) / std.to(values.device).view(shape)
+    return (values - mean.to(values.device).view(shape)) * std.to(values.device).reciprocal().view(shape)
 
 
 def normalised_images(images: Tensor, mean: Tensor | None, std: Tensor | None) -> Tensor:
@@ -31,7 +32,8 @@ def normalised_images(images: Tensor, mean: Tensor | None, std: Tensor | None) -
     values = images.to(torch.float32, copy=True)
     if mean is not None and std is not None:
         rows = values.view(count, height, width * channels)
-        rows.sub_(mean.to(values.device).repeat(width)).div_(std.to(values.device).repeat(width))
+        scale = std.to(values.device).reciprocal()  # a product takes half the time of a quotient
+        rows.sub_(mean.to(values.device).repeat(width)).mul_(scale.repeat(width))
     return values
 
 
@@ -41,15 +43,30 @@ def mean_and_std(inputs: Tensor) -> tuple[Tensor, Tensor]:
     uint8 is summed in whole numbers, so the result is the same to the bit on every machine.
     """
     if inputs.dtype == torch.uint8 and inputs.ndim == 4:
-        values = channels_last(inputs).view(-1, inputs.shape[1])  # (pixels, C)
-        counts = np.stack([np.bincount(column, minlength=256) for column in values.T.contiguous().numpy()])
-        levels = np.arange(256)
-        total = counts.sum(1)
-        first, second = (counts * levels).sum(1) / total, (counts * levels**2).sum(1) / total
-        variance = second - first**2
+        mean, variance = _of_bytes(channels_last(inputs))
     else:
-        array = inputs.movedim(1, -1).reshape(-1, inputs.shape[1]).numpy().astype(np.float64)
-        first, variance = array.mean(0), array.var(0)
-    deviation = np.sqrt(np.maximum(variance, 0.0))
-    deviation[deviation < 1e-8 * np.maximum(1.0, np.abs(first))] = 1.0
-    return torch.tensor(first, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)
+        values = inputs.movedim(1, -1).reshape(-1, inputs.shape[1]).numpy().astype(np.float64)
+        mean, variance = values.mean(0), values.var(0)
+    std = np.sqrt(np.maximum(variance, 0))
+    std[std < 1e-8 * np.maximum(1, np.abs(mean))] = 1
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
+
+
+def _of_bytes(images: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and variance a channel of images (N, H, W, C) uint8.
+
+    The squares of 256 values from 0..255 have a sum below 2**24, which float32 holds exactly in any order.
+    """
+    channels = images.shape[3]
+    rows = images.view(-1, images.shape[2] * channels)
+    sums = torch.zeros(2, rows.shape[1], dtype=torch.float64)
+    for start in range(0, len(rows), 2**14):
+        values = rows[start : start + 2**14].to(torch.float32)
+        missing = -len(values) % 256
+        if missing:
+            values = torch.cat((values, values.new_zeros(missing, values.shape[1])))
+        groups = values.view(-1, 256, values.shape[1])
+        sums[0] += groups.sum(1).to(torch.float64).sum(0)
+        sums[1] += groups.square_().sum(1).to(torch.float64).sum(0)
+    total, squares = sums.view(2, -1, channels).sum(1).numpy() / (images.numel() // channels)
+    return total, squares - total**2

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from harness.data.augment import Draws, draw, flipped, generator_for, kept_by_cutout, pad, windows
+from harness.data.augment import Draws, cut_out, draw, flipped, generator_for, pad, windows
 from harness.data.normalise import channels_last, normalised, normalised_images
 
 
@@ -59,11 +59,9 @@ class Resident:
 
 def finished(images: Tensor, draws: Draws, start: int, stop: int, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Flips, normalises and cuts images (B, H, W, C); gives (B, C, H, W) float32 in channels_last order."""
-    count, height, width, channels = images.shape
     if draws.flips is not None:
         images = flipped(images, draws.flips[start:stop])
     values = normalised_images(images, mean, std)
     if draws.cuts is not None:  # after the normalisation: what is cut out is the mean, as in the paper
-        kept = kept_by_cutout(draws.cuts[:, start:stop], height, width, channels)
-        values.view(count, height, width * channels).mul_(kept)
+        cut_out(values, draws.cuts[:, start:stop])
     return values.permute(0, 3, 1, 2)

@@ -1,11 +1,12 @@
 """Which images go to which part: seeded, and stratified where there are classes."""
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from harness.errors import HarnessError
 
-Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+Indices = npt.NDArray[np.int64]
 
 
 def part_size(size: object, count: int, name: str) -> int:
@@ -36,11 +37,12 @@ def split(labels: Tensor | None, count: int, sizes: tuple[int, ...], *, seed: in
     return [np.sort(part) for part in parts]
 
 
-def _stratified_ranks(labels: Indices) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _stratified_ranks(labels: Indices) -> npt.NDArray[np.float64]:
     """A rank for each label by which any stretch of the sorted order holds the classes in proportion.
 
     The i-th of n members of a class gets (i + 1/2) / n; the last member sorts after all others.
     """
+    _, labels = np.unique(labels, return_inverse=True)
     grouped = np.argsort(labels, kind="stable")
     sizes = np.bincount(labels)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))

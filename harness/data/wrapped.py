@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from harness.data.assemble import Classes, class_names, describe, digest_of
 from harness.data.augment import check_augment
-from harness.data.loader import collate
+from harness.data.loader import collate, length
 from harness.data.normalise import mean_and_std
 from harness.data.part import Arrays, Data, Part
 from harness.errors import HarnessError
@@ -60,7 +60,7 @@ def datasets(
     is_image = inputs.dtype == torch.uint8
     mean, std = mean_and_std(inputs) if is_image else (None, None)
     augments = check_augment(augment, images=len(shape) == 3)
-    kinds = [f"{type(part).__name__} {len(part)}" for part in (train, validation)]
+    kinds = [f"{type(part).__name__} {length(part)}" for part in (train, validation)]
     content = [tensor for probe in probes for tensor in probe]
     return Data(
         name=name,
@@ -80,10 +80,10 @@ def datasets(
 
 def _as_loader(test: Any, name: str) -> Callable[[], Part]:
     def load() -> Part:
-        found = test if isinstance(test, Dataset) else test()
+        found: Part = test if isinstance(test, Dataset) else test()
         if not isinstance(found, Arrays):
             _check_dataset(found, name)
-        return found  # type: ignore[no-any-return]
+        return found
 
     if not isinstance(test, Dataset) and not callable(test):
         raise HarnessError(f"{name} must be a Dataset or a function that gives one, not {test!r}.")

@@ -1,6 +1,7 @@
 """The driver: the one process that owns MLflow and the screen, and feeds the workers."""
 
 import csv
+import dataclasses
 import io
 import math
 from collections.abc import Iterator, Mapping
@@ -225,6 +226,7 @@ class Driver:
         self._screen.ended(task.name, "failed", None, reason, reused=0)
         if failed.kind in ("recipe", "lost"):
             return
+        failed = dataclasses.replace(failed, exit_code=FAILED)  # the spec passed the preflight
         if task.trial is None:
             raise _error(failed, reason)
         self._errors.append(_kind_of(failed))

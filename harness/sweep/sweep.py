@@ -26,7 +26,7 @@ from harness.sweep.lock import check_free, holding, is_held
 from harness.sweep.messages import Describe, Preflight, PreflightReport, Train
 from harness.sweep.workers import LocalWorkers
 from harness.tracking.provenance import git_tags
-from harness.tracking.store import FAILED_STATUS, RUNNING, STATUS, RunLog, Store
+from harness.tracking.store import DIRECTION, FAILED_STATUS, OBJECTIVE, RUNNING, STATUS, RunLog, Store
 
 if TYPE_CHECKING:
     from harness.sweep.study import Asked, Study
@@ -114,7 +114,8 @@ def train(options: Options) -> str:
             screen.say(_device_line(plan.report))
             store = Store(options.store, create=True)
             remove_abandoned(store.folder)
-            experiment_id = _experiment(store, options, plan)
+            is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
+            experiment_id = _experiment(store, options, plan, ranks=is_own)
             log = _train_run(store, experiment_id, options, plan, start)
             with holding(_run_lock(store, log.run_id), f"run {log.run_id[:8]}"):
                 task = _task(options, plan, store, log, log.run.info.run_name, plan.defaults)
@@ -137,7 +138,7 @@ class SweepSession:
         self._options, self._plan, self._screen = options, plan, screen
         self.store = Store(options.store, create=True)
         remove_abandoned(self.store.folder)
-        self._experiment_id = _experiment(self.store, options, plan)
+        self._experiment_id = _experiment(self.store, options, plan, ranks=True)
         self._storage = open_journal(self.store.journal)
         self._study = self._open_study()
 
@@ -208,9 +209,11 @@ class SweepSession:
         options, plan = self._options, self._plan
         name = _trial_name(asked.number)
         tags = {"harness.study": self._study.uid, "harness.trial": str(asked.number), "harness.kind": "trial"}
+        params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
         log = self._find_run(asked)
-        if log is None:
-            params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
+        if log is not None:
+            log.log_params(params)  # where the kill came between the run and its params
+        else:
             log = self.store.create_run(
                 self._experiment_id, name, params=params, tags=tags | _source_tags(options, plan)
             )
@@ -337,12 +340,14 @@ def _train_run(store: Store, experiment_id: str, options: Options, plan: Plan, s
     digest = hashlib.sha256(start.read_bytes()).hexdigest() if start else ""
     key = json.dumps([_trainable(plan.defaults), plan.report.recipe_digest, digest], sort_keys=True, default=repr)
     tag = hashlib.sha256(key.encode()).hexdigest()[:16]
+    params = {name: plan.fixed[name] for name in plan.description.hyperparameters}
     earlier = store.find_runs(experiment_id, "tags.\"harness.kind\" = 'train'")
     for run in earlier:
         is_open = run.info.status == RUNNING or run.data.tags.get(STATUS) == "interrupted"
         if is_open and run.data.tags.get("harness.values") == tag and not is_held(_run_lock(store, run.info.run_id)):
-            return store.resume_run(run.info.run_id)
-    params = {name: plan.fixed[name] for name in plan.description.hyperparameters}
+            log = store.resume_run(run.info.run_id)
+            log.log_params(params)
+            return log
     tags = {"harness.kind": "train", "harness.values": tag} | _source_tags(options, plan)
     return store.create_run(experiment_id, f"train-{len(earlier) + 1:04d}", params=params, tags=tags)
 
@@ -351,15 +356,15 @@ def _run_lock(store: Store, run_id: str) -> Path:
     return store.folder / "locks" / f"{run_id}.lock"
 
 
-def _experiment(store: Store, options: Options, plan: Plan) -> str:
+def _experiment(store: Store, options: Options, plan: Plan, *, ranks: bool) -> str:
+    """The experiment's id; `ranks` says that its runs are compared by this plan's objective from now on."""
+    ranking = {OBJECTIVE: plan.fixed["objective"], DIRECTION: plan.direction}
     tags = {
-        "harness.objective": plan.fixed["objective"],
-        "harness.direction": plan.direction,
         "harness.spec": str(options.spec),
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.note.content": plan.description.summary or options.name,
     }
-    return store.experiment_id(options.name, tags=tags)
+    return store.experiment_id(options.name, tags=tags | ranking if ranks else tags, first_tags=ranking)
 
 
 def _source_tags(options: Options, plan: Plan) -> dict[str, str]:
@@ -368,6 +373,7 @@ def _source_tags(options: Options, plan: Plan) -> dict[str, str]:
         "harness.spec": options.name,
         "harness.spec_path": str(options.spec.absolute()),
         "harness.demo": str(options.is_demo).lower(),
+        OBJECTIVE: plan.fixed["objective"],
     }
     tags |= {"mlflow.note.content": plan.description.summary} if plan.description.summary else {}
     return tags | git_tags(options.spec)

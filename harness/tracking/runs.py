@@ -1,6 +1,7 @@
 """Runs out of MLflow: finding one, listing them, as plain records and as pandas."""
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
-from harness.tracking.store import RUNNING, STATUS, Store
+from harness.tracking.store import DIRECTION, OBJECTIVE, REASON, RUNNING, STATUS, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ PAGE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run as people compare them. `value` is its objective, None while it has none."""
+    """One run as people compare them. `value` is that of its `objective`, None while it has none."""
 
     run_id: str
     name: str
@@ -28,6 +29,7 @@ class RunRecord:
     value: float | None
     params: dict[str, Any]
     metrics: dict[str, float]
+    objective: str
     recipe: str
     reason: str | None
 
@@ -40,21 +42,24 @@ class RunRecord:
 def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list[RunRecord]:
     """All runs of an experiment, the best first, or by any metric, the better end first.
 
-    Raises `HarnessError` where no run has the metric that is asked for.
+    Runs of one value stand in the order in which they started; those without one, or with that of another
+    objective, come last. Raises `HarnessError` where no run has the metric that is asked for.
     """
     found = store.client.get_experiment(store.experiment_id(experiment))
     records: list[RunRecord] = []
     token = None
     while True:
-        page = store.client.search_runs([found.experiment_id], max_results=PAGE, page_token=token)
+        page = store.client.search_runs(
+            [found.experiment_id], max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
+        )
         records += [to_record(run) for run in page]
         token = page.token
         if not token:
             break
-    objective = found.tags.get("harness.objective", "val_accuracy")
-    direction = found.tags.get("harness.direction", "maximize")
+    objective = found.tags.get(OBJECTIVE, "val_accuracy")
+    direction = found.tags.get(DIRECTION, "maximize")
     if sort is None:
-        keys = {record.run_id: record.value for record in records}
+        keys = {record.run_id: record.value if record.objective == objective else None for record in records}
     else:
         keys = {record.run_id: record.metrics.get(sort) for record in records}
         if records and all(key is None for key in keys.values()):
@@ -65,20 +70,21 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
         direction = direction if sort == objective else direction_of(sort)
     sign = -1 if direction == "maximize" else 1
 
-    def order(record: RunRecord) -> tuple[bool, float, str]:
+    def order(record: RunRecord) -> tuple[bool, float]:
         key = keys[record.run_id]
-        return (key is None or key != key, sign * (key or 0.0), record.name)
+        return (True, 0.0) if key is None or math.isnan(key) else (False, sign * key)
 
     return sorted(records, key=order)
 
 
 def find_best(store: Store, experiment: str) -> "Run":
-    """The finished run with the best objective."""
+    """The finished run with the best objective; of equal ones the first."""
     found = store.client.get_experiment(store.experiment_id(experiment))
-    order = "ASC" if found.tags.get("harness.direction") == "minimize" else "DESC"
+    order = "ASC" if found.tags.get(DIRECTION) == "minimize" else "DESC"
+    objective = found.tags.get(OBJECTIVE, "val_accuracy")
     runs = store.client.search_runs(
         [found.experiment_id],
-        "attributes.status = 'FINISHED' AND metrics.objective > -1e300",
+        f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}'",
         max_results=1,
         order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
     )
@@ -97,19 +103,23 @@ def find_run(store: Store, text: str, experiment: str | None = None) -> "Run":
         try:
             return store.client.get_run(text)
         except MlflowException:
-            raise HarnessError(f"{store.folder} has no run {text}.") from None
+            raise HarnessError(f"{store} has no run {text}.") from None
     if not text or any(character not in "0123456789abcdef" for character in text):
-        raise HarnessError(f"'{text}' is not a run: give an MLflow run id, the beginning of one, or 'best'.")
+        raise HarnessError(
+            f"'{text}' is not a run: give an MLflow run id, the beginning of one, or 'best'. "
+            "`python -m harness runs SPEC` lists them."
+        )
     ids = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    token, found = None, []
+    token: str | None = None
+    found: list[Run] = []
     while True:
-        page = store.client.search_runs(ids, max_results=PAGE, page_token=token)
-        found += [run for run in page if run.info.run_id.startswith(text)]
+        page = store.client.search_runs(ids, f"attributes.run_id LIKE '{text}%'", max_results=PAGE, page_token=token)
+        found += page
         token = page.token
         if not token:
             break
     if not found:
-        raise HarnessError(f"{store.folder} has no run whose id begins with '{text}'.")
+        raise HarnessError(f"{store} has no run whose id begins with '{text}'.")
     if len(found) > 1:
         some = ", ".join(run.info.run_id[: len(text) + 4] for run in found[:3])
         raise HarnessError(f"{len(found)} run ids begin with '{text}' ({some}); give more of it.")
@@ -127,8 +137,9 @@ def to_record(run: "Run") -> RunRecord:
         value=run.data.metrics.get("objective"),
         params=typed_params(run),
         metrics=dict(run.data.metrics),
+        objective=tags.get(OBJECTIVE, ""),
         recipe=tags.get("harness.recipe", ""),
-        reason=tags.get("harness.reason"),
+        reason=tags.get(REASON),
     )
 
 
@@ -171,10 +182,10 @@ def history(run_id: str, *, store: str | Path = "mlruns") -> "pd.DataFrame":
 
 
 def _only_experiment(store: Store) -> str:
-    names = sorted(found.name for found in store.client.search_experiments() if found.name != "Default")
+    names = store.experiment_names()
     if len(names) != 1:
-        raise HarnessError(f"'best' of which spec? The store has {', '.join(names) or 'none'}; name one.")
-    return str(names[0])
+        raise HarnessError(f"'best' of which spec? {store} has {', '.join(names) or 'none'}; name one.")
+    return names[0]
 
 
 def _typed(text: str) -> Any:

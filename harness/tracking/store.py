@@ -9,14 +9,14 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlparse
+from urllib.parse import unquote, urlparse
 
-from harness.errors import FAILED, HarnessError
-from harness.files import write_whole
+from harness.errors import FAILED, HarnessError, did_you_mean
+from harness.files import whole_file, write_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DATABASE = "mlflow.db"
 STATUS = "harness.status"
 REASON = "harness.reason"
+OBJECTIVE = "harness.objective"
+DIRECTION = "harness.direction"
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
@@ -42,9 +44,13 @@ class Store:
         if create:
             self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock() if self.is_local else _nothing():
-            if self.is_local and (self.folder / DATABASE).exists():
+            if self.is_local:
+                _create_database(self.folder / DATABASE)
                 _relocate(self.folder)
             self.client = _connect(self.uri)
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.is_local else self.uri
 
     @property
     def paths(self) -> Path:
@@ -56,8 +62,13 @@ class Store:
         """Optuna's journal."""
         return self.folder / "optuna.log"
 
-    def experiment_id(self, name: str, *, tags: Mapping[str, str] | None = None) -> str:
-        """The id of an experiment, made if it is not there (only where `tags` are given)."""
+    def experiment_id(
+        self, name: str, *, tags: Mapping[str, str] | None = None, first_tags: Mapping[str, str] | None = None
+    ) -> str:
+        """The id of an experiment, made if it is not there (only where `tags` are given).
+
+        `tags` are set each time, `first_tags` only where it is made.
+        """
         with self._lock() if self.is_local else _nothing():
             found = self.client.get_experiment_by_name(name)
             if found is not None:
@@ -68,11 +79,16 @@ class Store:
                         self.client.set_experiment_tag(found.experiment_id, key, value)
                 return str(found.experiment_id)
             if tags is None:
-                known = sorted(e.name for e in self.client.search_experiments() if e.name != "Default")
-                listed = f" The store has: {', '.join(known)}." if known else ""
-                raise HarnessError(f"{self.folder} has no runs of '{name}'.{listed}")
+                known = self.experiment_names()
+                listed = f" It has: {', '.join(known)}." if known else ""
+                raise HarnessError(f"{self} has no runs of '{name}'.{did_you_mean(name, known)}{listed}")
             location = (self.folder / "artifacts" / name).as_uri() if self.is_local else None
-            return str(self.client.create_experiment(name, artifact_location=location, tags=dict(tags)))
+            every = {**(first_tags or {}), **tags}
+            return str(self.client.create_experiment(name, artifact_location=location, tags=every))
+
+    def experiment_names(self) -> list[str]:
+        """The experiments that there are, without MLflow's own first one."""
+        return sorted(found.name for found in self.client.search_experiments() if found.name != "Default")
 
     def create_run(
         self, experiment_id: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
@@ -238,23 +254,36 @@ def _connect(uri: str) -> "MlflowClient":
     return client
 
 
+def _create_database(path: Path) -> None:
+    """Makes MLflow's database, whole or not at all: a kill amid its migrations would break it for good."""
+    if path.exists():
+        return
+    with whole_file(path) as temporary:
+        _connect(f"sqlite:///{temporary}")
+        with closing(sqlite3.connect(temporary)) as database:
+            location = (path.parent / "artifacts" / "Default").as_uri()
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", (location,))
+            database.commit()
+
+
 def _relocate(folder: Path) -> None:
     """Makes a store that was copied or moved find its own artifacts: MLflow keeps absolute locations."""
     prefix = (folder / "artifacts").as_uri()
     with closing(sqlite3.connect(folder / DATABASE, timeout=20)) as database:
         try:
-            rows = database.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+            rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         except sqlite3.OperationalError:
             return  # a database whose creation was interrupted; MLflow goes on with it
-        moved: Sequence[tuple[int, str, str]] = [
-            (number, location, f"{prefix}/{quote(name)}")
-            for number, name, location in rows
-            if location and "/artifacts/" in location and location != f"{prefix}/{quote(name)}"
-        ]
+        moved: list[tuple[int, str, str]] = []
+        for number, location in rows:
+            base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow
+            if base.startswith("file:") and "/" not in own and f"{base}/artifacts" != prefix:
+                moved.append((number, location, f"{prefix}/{own}"))
         for number, old, new in moved:
             database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
             database.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND artifact_uri LIKE ?",
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE experiment_id = ? AND artifact_uri LIKE ?",
                 (new, len(old) + 1, number, f"{old}/%"),
             )
         database.commit()
