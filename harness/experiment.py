@@ -49,6 +49,7 @@ class Experiment:
     precision: str = "auto"  # "float32", "bfloat16", or what the device is fast at
     threads: int | None = None  # CPU threads a run; None: what suits the machine
     trials: int = 20
+    sampler: str = "tpe"  # "random", or "grid": every combination of a stepped search space, once
     pruner: Any = None  # "median", "hyperband", or an Optuna pruner
 
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
@@ -150,7 +151,7 @@ class Setting:
 
 SETTINGS = (
     *("epochs", "batch_size", "seed", "objective", "objective_at", "direction", "monitor", "scheduler_step"),
-    *("checkpoint_every", "keep", "precision", "threads", "trials", "pruner"),
+    *("checkpoint_every", "keep", "precision", "threads", "trials", "sampler", "pruner"),
 )
 for _name in SETTINGS:
     setattr(Experiment, _name, Setting(_name, vars(Experiment)[_name]))
@@ -162,6 +163,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "direction": (None, "maximize", "minimize"),
     "scheduler_step": ("epoch", "batch"),
     "precision": ("auto", "float32", "bfloat16"),
+    "sampler": ("tpe", "random", "grid"),
 }
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "entropy", "distance")
 

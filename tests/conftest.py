@@ -153,6 +153,23 @@ def harness(tmp_path: Path, zygote: Zygote) -> Callable[..., Finished]:
     return run
 
 
+@pytest.fixture(scope="session")
+def swept(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `small.py` in a git repository, and `mlruns`: a sweep of 4 trials and a training run.
+
+    For reading: a test that changes the store copies it first.
+    """
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "small.py").write_text(SPEC)
+    git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "spec"]):
+        subprocess.run([*git, *arguments], check=True)
+    for arguments in (["sweep", "small.py", "--trials", "4", "--jobs", "1"], ["train", "small.py", "--set", "lr=0.3"]):
+        done = zygote.start(*arguments, cwd=folder).wait()
+        assert done.code == 0, done
+    return folder
+
+
 def command(*arguments: object) -> list[str]:
     """The command line of a harness command."""
     return [sys.executable, "-m", "harness", *map(str, arguments)]

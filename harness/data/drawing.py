@@ -67,7 +67,7 @@ def star(u: Array, v: Array) -> Array:
     for x, y in zip(np.cos(angles), np.sin(angles), strict=True):
         side = np.float32(x) * u + np.float32(y) * v
         first, second = np.maximum(first, side), np.maximum(second, np.minimum(first, side))
-    return second - np.float32(0.38)
+    return second - np.float32(0.34)
 
 
 def heart(u: Array, v: Array) -> Array:

@@ -2,18 +2,20 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
+import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # public, but not declared so to type checkers
@@ -85,11 +87,12 @@ class Study:
         *,
         direction: str,
         seed: int,
+        sampler: str,
         pruner: Any,
         identity: Mapping[str, Any],
     ) -> None:
         self._searched = dict(hyperparameters)
-        self._seed = seed
+        self._seed, self._sampler_name = seed, sampler
         self.pruner = build_pruner(pruner)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -193,9 +196,55 @@ class Study:
 
     def _sampler(self, number: int, name: str) -> BaseSampler:
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{number}/{name}".encode()).digest()[:4], "big")
-        if not self._searched:
+        if not self._searched or self._sampler_name == "random":
             return RandomSampler(seed=seed)
+        if self._sampler_name == "grid":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return PartialFixedSampler(self._grid_point(number), RandomSampler(seed=seed))
         return TPESampler(seed=seed)
+
+    def _grid_point(self, number: int) -> dict[str, Any]:
+        """The point of the grid that a trial gets: all of them in a random order that the seed fixes."""
+        grid = _grid(self._searched)
+        points = list(itertools.product(*grid.values()))
+        random.Random(self._seed).shuffle(points)
+        return dict(zip(grid, points[number % len(points)], strict=True))
+
+
+class GridOf:
+    """Stands in for a trial to learn all values that a hyperparameter could be given."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        if step is None:
+            raise HarnessError(f"sampler 'grid' needs steps, and {name} has none: give it a step= or points=.")
+        self.values = [low + step * i for i in range(round((high - low) / step) + 1)]
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int:
+        self.values = list(range(low, high + 1, step))
+        return low
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.values = list(choices)
+        return choices[0]
+
+
+def grid_size(hyperparameters: Mapping[str, Hyperparameter]) -> int:
+    """How many combinations a stepped search space has; raises `HarnessError` where one has no steps."""
+    return math.prod(len(values) for values in _grid(hyperparameters).values())
+
+
+def _grid(hyperparameters: Mapping[str, Hyperparameter]) -> dict[str, list[Any]]:
+    grid = {}
+    for name, hyperparameter in hyperparameters.items():
+        values = GridOf()
+        hyperparameter.suggest(values, name)
+        grid[name] = values.values
+    return grid
 
 
 def open_study(storage: JournalStorage, name: str) -> optuna.Study | None:

@@ -87,7 +87,7 @@ def sweep(options: Options) -> None:
     with _workers() as workers:
         plan, first = _plan(options, workers, is_sweep=True)
         jobs = options.jobs or _fill(plan.report)
-        trials = options.trials or plan.fixed["trials"]
+        trials = _count_trials(plan)
         screen = open_screen(list(plan.searched), trials=trials)
         try:
             _say_plan(screen, plan, trials=trials, jobs=jobs)
@@ -192,6 +192,7 @@ class SweepSession:
             plan.searched,
             direction=plan.direction,
             seed=plan.fixed["seed"],
+            sampler=plan.fixed["sampler"],
             pruner=plan.fixed["pruner"],
             identity=identity,
         )
@@ -332,7 +333,7 @@ def _task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, va
 
 def _trainable(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a run is built with: without those that only the driver uses."""
-    return {name: value for name, value in values.items() if name not in ("trials", "pruner")}
+    return {name: value for name, value in values.items() if name not in ("trials", "sampler", "pruner")}
 
 
 def _train_run(store: Store, experiment_id: str, options: Options, plan: Plan, start: Path | None) -> RunLog:
@@ -413,6 +414,16 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
                 is_value = group == "settings" and name in old and name in new
                 changes.append(f"{name} ({old[name]} before, {new[name]} now)" if is_value else name)
     return list(dict.fromkeys(changes))
+
+
+def _count_trials(plan: Plan) -> int:
+    """Trials in all: as many as asked for, and no more than a grid has points."""
+    asked: int = plan.fixed["trials"]
+    if plan.fixed["sampler"] != "grid":
+        return asked
+    from harness.sweep.study import grid_size
+
+    return min(asked, grid_size(plan.searched))
 
 
 def _fill(report: PreflightReport) -> int:

@@ -151,14 +151,17 @@ def typed_params(run: "Run") -> dict[str, Any]:
 def runs(spec: str | Path, *, store: str | Path = "mlruns", demo: bool = False) -> "pd.DataFrame":
     """The runs of a spec (its path, or its name) as a DataFrame, the best first.
 
-    One row a run: `run_id`, `name`, `status`, `value`, then a column for each param and each final metric.
+    One row a run: `run_id`, `name`, `status`, `value`, then a column for each param and each metric's last
+    value. Where a param and a metric share a name, such as `lr`, the metric is `last_lr`.
     Raises `HarnessError` where the store has none.
     """
     import pandas as pd
 
     records = list_runs(Store(Path(store)), experiment_name(spec, is_demo=demo))
+    params = {name for record in records for name in record.params}
     rows = [
-        {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params, **r.metrics}
+        {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params}
+        | {f"last_{name}" if name in params else name: value for name, value in r.metrics.items()}
         for r in records
     ]
     return pd.DataFrame(rows)

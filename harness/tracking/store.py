@@ -126,7 +126,7 @@ class Store:
 
     def artifact_folder(self, run: "Run") -> Path:
         """Where the artifacts of a run lie, or, behind a server that keeps them, where they wait to be sent."""
-        location = urlparse(run.info.artifact_uri)
+        location = urlparse(str(run.info.artifact_uri))
         if location.scheme in ("", "file"):
             return Path(unquote(location.path))
         return self.folder / "outbox" / run.info.run_id

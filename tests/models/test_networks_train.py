@@ -52,9 +52,7 @@ def test_channels_last_survives_the_whole_network(build):
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(
-                lambda _, inputs, output: layouts.append(
-                    output.is_contiguous(memory_format=torch.channels_last)
-                )
+                lambda _, inputs, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
             )
     model(torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last))
     assert layouts and all(layouts)

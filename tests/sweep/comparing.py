@@ -40,7 +40,9 @@ def read_store(folder: Path, experiment: str = "small") -> dict[str, Any]:
             "reused_from": [names.get(run_id, run_id) for run_id in reused_from],
             "metrics": {name: sorted(listed, key=repr) for name, listed in points.items() if name not in TIMED},
             "steps": {name: sorted(step for step, _ in points[name]) for name in TIMED},
-            "learning rates": (Path(run.info.artifact_uri.removeprefix("file://")) / "learning_rate_changes.csv").read_text(),
+            "learning rates": (
+                Path(run.info.artifact_uri.removeprefix("file://")) / "learning_rate_changes.csv"
+            ).read_text(),
         }
     return read
 

@@ -16,7 +16,7 @@ def slow(spec: Path, seconds: float) -> None:
     """Makes each epoch of a spec take so long, without changing a number."""
     text = spec.read_text().replace("import torch\n", "import time\n\nimport torch\n", 1)
     text = text.replace("    def loss", "    def _loss")
-    text += f'''
+    text += f"""
     def loss(self):
         compute = nn.CrossEntropyLoss()
 
@@ -25,7 +25,7 @@ def slow(spec: Path, seconds: float) -> None:
             return compute(outputs, targets)
 
         return loss
-'''
+"""
     spec.write_text(text)
 
 

@@ -143,7 +143,11 @@ def test_a_loss_that_is_not_finite_ends_the_trial_at_once(harness: Harness, spec
 def test_an_exception_fails_its_trial_and_three_alike_in_a_row_end_the_sweep(
     harness: Harness, spec: Path, tmp_path: Path
 ) -> None:
-    edit(spec, "        return optim.SGD", "        if self.lr == 1.0:\n            raise ValueError('one is too much')\n        return optim.SGD")
+    edit(
+        spec,
+        "        return optim.SGD",
+        "        if self.lr == 1.0:\n            raise ValueError('one is too much')\n        return optim.SGD",
+    )
     done = harness("sweep", spec, "--trials", 8, "--jobs", 1)
     failed = [trial for trial in read_study(tmp_path / "mlruns") if trial["values"]["lr"] == 1.0]
     assert failed and {trial["state"] for trial in failed} == {"FAIL"}
@@ -167,7 +171,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
     harness: Harness, spec: Path, tmp_path: Path
 ) -> None:
     harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "whole")
-    kill = '''
+    kill = """
     def loss(self):
         import os
         from pathlib import Path
@@ -182,7 +186,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
             return compute(outputs, targets)
 
         return loss
-'''
+"""
     spec.write_text(spec.read_text() + kill)
     done = harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "hit")
     assert "its worker was killed (signal 9); once more" in done.out
@@ -198,7 +202,11 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
 
 
 def test_out_of_memory_fails_one_trial_and_names_the_batch_size(harness: Harness, spec: Path, tmp_path: Path) -> None:
-    edit(spec, "        return optim.SGD", "        if self.lr == 1.0:\n            raise torch.OutOfMemoryError('CUDA out of memory')\n        return optim.SGD")
+    edit(
+        spec,
+        "        return optim.SGD",
+        "        if self.lr == 1.0:\n            raise torch.OutOfMemoryError('CUDA out of memory')\n        return optim.SGD",
+    )
     done = harness("sweep", spec, "--trials", 6, "--jobs", 1)
     states = [trial["state"] for trial in read_study(tmp_path / "mlruns")]
     assert "FAIL" in states and "COMPLETE" in states
@@ -221,7 +229,11 @@ def test_a_pruner_ends_bad_trials_early_and_the_same_ones_after_a_kill(
 
 def test_a_changed_model_starts_a_new_study_and_reuses_nothing(harness: Harness, spec: Path, tmp_path: Path) -> None:
     harness("sweep", spec, "--trials", 2, "--jobs", 1)
-    edit(spec, "nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)", "nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)")
+    edit(
+        spec,
+        "nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)",
+        "nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)",
+    )
     done = harness("sweep", spec, "--trials", 2, "--jobs", 1)
     assert "changed since the last sweep: Small.model()" in done.out
     assert totals(done.out)[2] == 0
@@ -244,9 +256,7 @@ def test_a_torn_last_line_of_the_journal_is_mended(harness: Harness, spec: Path,
 
 
 @pytest.mark.parametrize("damage", ["nodes", "states"])
-def test_damaged_files_in_the_tree_are_trained_again(
-    damage: str, harness: Harness, spec: Path, tmp_path: Path
-) -> None:
+def test_damaged_files_in_the_tree_are_trained_again(damage: str, harness: Harness, spec: Path, tmp_path: Path) -> None:
     harness("sweep", spec, "--trials", 3, "--jobs", 1)
     files = sorted((tmp_path / "mlruns" / "paths").glob("*/*.json" if damage == "nodes" else "*/states/*"))
     files = [path for path in files if path.name != "recipe.json"]
@@ -266,17 +276,23 @@ def test_damaged_files_in_the_tree_are_trained_again(
 def test_a_hyperparameter_can_be_the_models_width_or_the_batch_size(
     harness: Harness, spec: Path, tmp_path: Path
 ) -> None:
-    edit(spec, "    batch_size = 32\n", "    batch_size: int = search.choice(16, 64, default=16)\n    width: int = search.integer(4, 32, default=8)\n")
-    edit(spec, "nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)", "nn.Linear(6, self.width), nn.ReLU(), nn.Linear(self.width, 2)")
+    edit(
+        spec,
+        "    batch_size = 32\n",
+        "    batch_size: int = search.choice(16, 64, default=16)\n    width: int = search.integer(4, 32, default=8)\n",
+    )
+    edit(
+        spec,
+        "nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)",
+        "nn.Linear(6, self.width), nn.ReLU(), nn.Linear(self.width, 2)",
+    )
     done = harness("sweep", spec, "--trials", 4, "--jobs", 1)
     assert "the largest trial (batch_size=64, width=32) fits" in done.out
     widths = {run["params"]["width"] for run in read_store(tmp_path / "mlruns").values()}
     assert len(widths) > 1
 
 
-def test_a_budget_of_nothing_keeps_no_state_and_changes_no_result(
-    harness: Harness, spec: Path, tmp_path: Path
-) -> None:
+def test_a_budget_of_nothing_keeps_no_state_and_changes_no_result(harness: Harness, spec: Path, tmp_path: Path) -> None:
     harness("sweep", spec, "--trials", 5, "--jobs", 1, "--store", "roomy")
     harness("sweep", spec, "--trials", 5, "--jobs", 1, "--store", "tight", "--path-budget", 0)
     assert not list((tmp_path / "tight" / "paths").glob("*/states/*"))
