@@ -15,7 +15,6 @@ from torch import nn
 import harness as package
 from harness.errors import HarnessError
 from harness.reload import LoadedRun, load_run, verify
-from harness.sweep.sweep import Options
 from harness.tracking.runs import find_run
 from harness.tracking.store import Store
 
@@ -290,7 +289,3 @@ def test_a_regression_reloads_and_predicts_values(trained: Path) -> None:
     assert found.shape == (2, 1) and found[0, 0] > found[1, 0] + 1
     with pytest.raises(HarnessError, match="has no test part"):
         run.measure("test")
-
-
-def test_options_name_the_demo_apart() -> None:
-    assert Options(spec=Path("a/b.py"), store=Path("m"), is_demo=True).name == "b-demo"

@@ -4,20 +4,25 @@ Commands come as JSON lines on stdin; each runs in a process and session of its 
 Only the seconds of importing are saved.
 """
 
+import importlib
 import json
 import os
 import sys
 
+SLOW = (
+    "mlflow.store.tracking.sqlalchemy_store",
+    "pandas",
+    "sklearn.datasets",
+    "harness.reload",
+    "harness.sweep.preload",
+    "harness.sweep.study",
+    "harness.sweep.sweep",
+)
+
 
 def main() -> None:
-    import mlflow.store.tracking.sqlalchemy_store
-    import optuna
-    import pandas
-    import sklearn.datasets
-
-    import harness.reload
-    import harness.sweep.preload
-    import harness.sweep.sweep  # noqa: F401
+    for module in SLOW:
+        importlib.import_module(module)
 
     for line in sys.stdin:
         request = json.loads(line)

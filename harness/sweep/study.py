@@ -99,7 +99,7 @@ class Study:
             self._study = optuna.create_study(
                 storage=storage,
                 study_name=name,
-                direction=direction,
+                direction=StudyDirection[direction.upper()],
                 pruner=self.pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )

@@ -1,9 +1,7 @@
 """A worker: a process that loads specs and trains runs, and says what happened. It has no store and no screen."""
 
 import os
-import resource
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -65,7 +63,7 @@ class Worker:
         except Exception as error:
             send(_failed(error, request))
         finally:
-            if torch.cuda.is_available() and torch.cuda.is_initialized():
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
 
     def _load(self, path: Path) -> Spec:
@@ -144,10 +142,5 @@ def _die_with_the_driver() -> None:
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel
-        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()  # type: ignore[func-returns-value]
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has had, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

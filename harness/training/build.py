@@ -110,7 +110,7 @@ def build(
             model = experiment.model()
         if not isinstance(model, nn.Module):
             raise HarnessError(f"{spec.path}: model() returns {type(model).__name__}; return an nn.Module.")
-        model.to(device=device, memory_format=torch.channels_last)
+        model.to(device).to(memory_format=torch.channels_last)
         with calling(spec, "loss()"):
             loss = experiment.loss()
         if isinstance(loss, nn.Module):

@@ -33,7 +33,7 @@ def train_epoch(
             outputs = model(inputs).float()
             batch_loss = loss(outputs, targets)
         optimizer.zero_grad(set_to_none=True)
-        batch_loss.backward()
+        batch_loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if batch_scheduler is not None:
             batch_scheduler.step()

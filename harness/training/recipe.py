@@ -90,7 +90,7 @@ def code_digests(spec: Spec, *, scheduler: bool = False) -> dict[str, str]:
     (their values do) and, unless asked for, `scheduler()` (the learning rates that it chooses do).
     """
     first, *others = spec.sources.items()
-    digests = {}
+    digests: dict[str, str] = {}
     for node in _without_docstrings(ast.parse(first[1])).body:
         if isinstance(node, ast.ClassDef) and node.name == spec.experiment.__name__:
             declared = {*SETTINGS, *spec.experiment.hyperparameters}
