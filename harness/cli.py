@@ -85,9 +85,10 @@ def sweep(
 ) -> None:
     """Search the hyperparameters of SPEC. Run again, it goes on where it stopped."""
     from harness.sweep import sweep as sweeping
+    from harness.sweep.plan import Options
 
     _use_data(data_dir)
-    options = sweeping.Options(
+    options = Options(
         spec=spec,
         store=store,
         device=device,
@@ -128,10 +129,11 @@ def train(
 ) -> None:
     """Train one run of SPEC, at its defaults or what --set says. Run again, it goes on."""
     from harness.sweep import sweep as sweeping
+    from harness.sweep.plan import Options
 
     _use_data(data_dir)
     sweeping.train(
-        sweeping.Options(
+        Options(
             spec=spec,
             store=store,
             device=device,

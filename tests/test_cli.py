@@ -218,7 +218,7 @@ def test_the_table_of_runs_fits_the_terminal(
     assert lines[0].split()[:4] == ["name", "run", "status", "val_accuracy"]
     assert lines[1].split()[:4] == ["trial-0000", "00000000", "finished", "0.5000"]
     assert lines[-1] == "trial-0001: why"
-    assert ("all runs: momentum 0.9" in lines[-2]) == (width == 80)
+    assert ("all runs: momentum 0.9" in lines[-2]) == (width < 200)
     assert ("recipe" in lines[0]) == (width == 200)
 
 
@@ -293,14 +293,14 @@ def test_training_goes_on_from_a_run_with_its_values(swept: Path, tmp_path: Path
     arguments = ["train", "small.py", "--from", first.run_id[:12], "--epochs", "12"]
     done = zygote.start(*arguments, cwd=tmp_path / "copy").wait()
     assert done.code == 0, done
-    new = {run.name: run for run in list_runs(opened, "small")}["train-0003" if short.out else "train-0002"]
+    new = {run.name: run for run in list_runs(opened, "small")}["train-0002"]
     assert new.params == first.params and new.params["lr"] == 0.3
     assert f"run {new.run_id}" in done.out
     history = opened.client.get_metric_history(new.run_id, "epoch_seconds")
     assert max(point.step for point in history) == 11
     before = {p.step: p.value for p in opened.client.get_metric_history(first.run_id, "val_loss")}
     after = {p.step: p.value for p in opened.client.get_metric_history(new.run_id, "val_loss")}
-    assert {step: after[step] for step in before if step in after} == {s: v for s, v in before.items() if s in after}
+    assert before.items() <= after.items(), "its own history first, bit for bit"
 
 
 def test_more_epochs_extend_a_run_without_training_the_first_again(swept: Path, tmp_path: Path, zygote: Any) -> None:
@@ -346,18 +346,20 @@ def test_an_objective_of_set_does_not_change_what_is_best(swept: Path, tmp_path:
 
 
 def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(spec: Path, tmp_path: Path, zygote: Any) -> None:
-    spec.write_text(changed("import torch\n", "import time\n\nimport torch\n"))
-    spec.write_text(spec.read_text().replace("    def scheduler", "    def metrics(self):\n"
-        "        return {'accuracy': lambda o, t: (time.sleep(0.01), o.argmax(1) == t)[1].float()}\n\n    def scheduler"))  # fmt: skip
-    started = zygote.start("train", spec, "--epochs", 30, cwd=tmp_path)
-    started.wait_for("epoch  3/30")
+    slow = """    def metrics(self):
+        return {"accuracy": lambda outputs, targets: (time.sleep(0.01), outputs.argmax(1) == targets)[1].float()}
+
+    def scheduler"""
+    spec.write_text("import time\n" + changed("    def scheduler", slow))
+    started = zygote.start("train", spec, "--epochs", 12, cwd=tmp_path)
+    started.wait_for("epoch  3/12")
     started.signal(signal.SIGINT)
     done = started.wait()
     assert done.code == 130, done
     assert "the same command goes on" in done.out + done.err and "Traceback" not in done.err
     [run] = zygote.start("runs", spec, "--json", cwd=tmp_path).wait().json
     assert run["status"] == "INTERRUPTED"
-    again = zygote.start("train", spec, "--epochs", 30, cwd=tmp_path).wait()
+    again = zygote.start("train", spec, "--epochs", 12, cwd=tmp_path).wait()
     assert again.code == 0 and again.out.count("(reused)") >= 2
     [finished] = zygote.start("runs", spec, "--json", cwd=tmp_path).wait().json
     assert (finished["run_id"], finished["status"]) == (run["run_id"], "FINISHED")
@@ -377,7 +379,7 @@ def test_the_demo_has_an_experiment_of_its_own(harness: Harness, tmp_path: Path)
     assert {path.name for path in tmp_path.iterdir()} == {"drawn.py", "mlruns"}, "nothing was downloaded"
     listed = harness("runs", "drawn.py", "--demo", "--json").json
     assert len(listed) == 2
-    assert "has no runs of 'drawn'. Did you mean 'drawn-demo'?" in harness("runs", "drawn.py", code=2).err
+    assert "has no runs of 'drawn'. It has: drawn-demo." in harness("runs", "drawn.py", code=2).err
     assert harness("reload", "best", "drawn.py", "--demo", "--json").json["match"] is True
 
 

@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_an_error_in_one_sentence(swept: Path, tmp_path:
     assert "\n" not in str(error.value)
 
     shutil.rmtree(file.parent)
-    with pytest.raises(HarnessError, match="has no artifact checkpoints/last.pth.tar"):
+    with pytest.raises(HarnessError, match=r"has no artifact checkpoints/last\.pth\.tar"):
         load_run("best", "small", store=opened.folder)
 
 

@@ -23,6 +23,7 @@ class Preflight:
     searched: tuple[str, ...]  # hyperparameters that the sweep will vary
     device: str
     is_demo: bool
+    start: Path | None = None  # a checkpoint to begin with
 
 
 @dataclass(frozen=True, kw_only=True)

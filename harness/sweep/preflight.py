@@ -16,6 +16,7 @@ from harness.training.checkpoint import build_checkpoint, pack
 from harness.training.device import choose_device, choose_threads, describe_device, seed_all
 from harness.training.loop import autocast, evaluate, train_epoch
 from harness.training.recipe import code_digests
+from harness.training.run import begin_from, read_start
 from harness.training.state import capture, restore, same_bits
 
 TIMED_SECONDS = 1.0
@@ -35,6 +36,8 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         _pass_through(largest)
         del largest
     state_bytes = _pass_through(built)
+    if request.start is not None:
+        begin_from(build_with(request.values), read_start(request.start, epochs=built.experiment.epochs))
     data = built.data
     experiment = built.experiment
     recipe = recipe_of(built, run_id="")

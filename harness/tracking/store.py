@@ -126,10 +126,10 @@ class Store:
 
     def artifact_folder(self, run: "Run") -> Path:
         """Where the artifacts of a run lie, or, behind a server that keeps them, where they wait to be sent."""
-        location = urlparse(str(run.info.artifact_uri))
+        location = urlparse(run.info.artifact_uri)
         if location.scheme in ("", "file"):
             return Path(unquote(location.path))
-        return self.folder / "outbox" / run.info.run_id
+        return self.folder / "outbox" / str(run.info.run_id)
 
     def keeps_artifacts(self, run: "Run") -> bool:
         """Whether what is written into `artifact_folder` is an artifact already."""

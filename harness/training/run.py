@@ -64,7 +64,7 @@ class Run:
         self._written: dict[str, str] = {}
         self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
         if self._start is not None:
-            self._begin_from(self._start)
+            self.first_epoch = begin_from(built, self._start)
         self._initial_scheduler = self._scheduler_state()
 
     def epochs(self) -> Iterator[EpochResult]:
@@ -121,28 +121,8 @@ class Run:
 
     def _load_start(self, path: Path) -> dict[str, Any] | None:
         """The checkpoint to begin with; None where it lies on a path that the tree knows: that leads there."""
-        start = load_foreign_checkpoint(path)
-        done = 0 if start["epoch"] is None else start["epoch"] + 1
-        if done >= self.built.experiment.epochs:
-            raise HarnessError(f"{path} has {done} epochs already; say how many in all, such as --epochs {done + 20}.")
+        start = read_start(path, epochs=self.built.experiment.epochs)
         return None if start["node"] and self.tree.find(start["node"]) else start
-
-    def _begin_from(self, start: dict[str, Any]) -> None:
-        built = self.built
-        with calling(built.spec, "loading the checkpoint's weights into model()"):
-            built.model.load_state_dict(start["state_dict"])
-        if start["optimizer"] is not None:
-            with calling(built.spec, "loading the checkpoint's optimizer into optimizer()"):
-                restore(built.model, built.optimizer, start)
-        if start["epoch"] is not None:
-            self.first_epoch = start["epoch"] + 1
-        if start["scheduler"] is not None and built.scheduler is not None:
-            with calling(built.spec, "loading the checkpoint's scheduler into scheduler()"):
-                built.scheduler.load_state_dict(_progress(start["scheduler"]))
-            if start["optimizer"] is not None:
-                saved = start["optimizer"]["param_groups"]
-                for group, options in zip(built.optimizer.param_groups, saved, strict=True):
-                    group["lr"] = options["lr"]
 
     def _find_or_claim(self, name: str) -> Node | None:
         """The node if it is known, None once this process may train it; waits while another one does."""
@@ -326,6 +306,32 @@ class Run:
 
     def _groups(self) -> list[dict[str, Any]]:
         return copy.deepcopy(self.built.optimizer.state_dict()["param_groups"])
+
+
+def read_start(path: Path, *, epochs: int) -> dict[str, Any]:
+    """The checkpoint that a run of so many epochs in all begins with; raises `HarnessError` where it cannot."""
+    start = load_foreign_checkpoint(path)
+    done = 0 if start["epoch"] is None else start["epoch"] + 1
+    if done >= epochs:
+        raise HarnessError(f"{path} has {done} epochs already; say how many in all, such as --epochs {done + 20}.")
+    return start
+
+
+def begin_from(built: Built, start: dict[str, Any]) -> int:
+    """Loads a checkpoint into what is built, as far as it has the parts; the epoch to go on with."""
+    with calling(built.spec, "loading the checkpoint's weights into model()"):
+        built.model.load_state_dict(start["state_dict"])
+    if start["optimizer"] is not None:
+        with calling(built.spec, "loading the checkpoint's optimizer into optimizer()"):
+            restore(built.model, built.optimizer, start)
+    if start["scheduler"] is not None and built.scheduler is not None:
+        with calling(built.spec, "loading the checkpoint's scheduler into scheduler()"):
+            built.scheduler.load_state_dict(_progress(start["scheduler"]))
+        if start["optimizer"] is not None:
+            saved = start["optimizer"]["param_groups"]
+            for group, options in zip(built.optimizer.param_groups, saved, strict=True):
+                group["lr"] = options["lr"]
+    return 0 if start["epoch"] is None else start["epoch"] + 1
 
 
 def _progress(scheduler: dict[str, Any]) -> dict[str, Any]:

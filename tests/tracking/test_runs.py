@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 import harness
 from harness.errors import HarnessError
 from harness.tracking.runs import RunRecord, find_best, find_run, list_runs, to_record, typed_params
-from harness.tracking.store import DIRECTION, OBJECTIVE, FINISHED, KILLED, Store
+from harness.tracking.store import DIRECTION, FINISHED, KILLED, OBJECTIVE, Store
 
 
 @pytest.fixture(scope="module")

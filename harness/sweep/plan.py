@@ -1,0 +1,204 @@
+"""What a sweep or a training run is about to do: the spec loaded, checked and timed, before anything is stored."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.experiment import check_setting, direction_of
+from harness.machine import count_cores
+from harness.report.screen import Screen, shown_bytes, shown_seconds
+from harness.search import Hyperparameter
+from harness.spec import Description, experiment_name
+from harness.sweep.driver import ask_worker
+from harness.sweep.messages import Describe, Preflight, PreflightReport
+from harness.sweep.workers import LocalWorkers
+
+DEMO = {"epochs": 6, "trials": 8}
+SLOW_SECONDS = 1800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says of a sweep or of one training run."""
+
+    spec: Path
+    store: Path
+    device: str = "auto"
+    assignments: tuple[str, ...] = ()
+    trials: int | None = None
+    epochs: int | None = None
+    jobs: int | None = None  # None: as many as fill the machine
+    timeout_seconds: float | None = None
+    path_budget_bytes: int | None = None
+    is_demo: bool = False
+    is_fresh: bool = False
+    is_dry_run: bool = False
+    start: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The experiment's name in the store."""
+        return experiment_name(self.spec, is_demo=self.is_demo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A spec as it is about to be run: checked, timed, with its values."""
+
+    options: Options
+    description: Description
+    fixed: dict[str, Any]  # settings, and hyperparameters that are not searched
+    searched: dict[str, Hyperparameter]
+    report: PreflightReport
+
+    @property
+    def direction(self) -> str:
+        """`maximize` or `minimize`."""
+        return direction_of(self.fixed["objective"], self.fixed["direction"])
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All values, the searched ones at their defaults."""
+        return {name: found.default for name, found in self.searched.items()} | self.fixed
+
+
+def make_plan(
+    options: Options,
+    workers: LocalWorkers,
+    *,
+    is_sweep: bool,
+    params: Mapping[str, Any] | None = None,
+    start: Path | None = None,
+) -> tuple[Plan, int]:
+    """Loads and checks a spec in a worker. Nothing has been written to the store when this returns."""
+    first = _start_beside_imports(workers)
+    description: Description = ask_worker(workers, first, Describe(spec=options.spec))
+    settings = description.settings | (DEMO if options.is_demo else {})
+    given = {name: value for name, value in (params or {}).items() if name in description.hyperparameters}
+    given |= description.parse(options.assignments)
+    for name in ("epochs", "trials"):
+        if (value := getattr(options, name)) is not None:
+            check_setting(name, value)
+            given[name] = value
+    searched = (
+        {name: found for name, found in description.hyperparameters.items() if name not in given} if is_sweep else {}
+    )
+    fixed = {name: found.default for name, found in description.hyperparameters.items()} | settings | given
+    fixed = {name: value for name, value in fixed.items() if name not in searched}
+    values = {name: found.default for name, found in searched.items()} | fixed
+    report: PreflightReport = ask_worker(
+        workers,
+        first,
+        Preflight(
+            spec=options.spec,
+            values=trainable(values),
+            searched=tuple(searched),
+            device=options.device,
+            is_demo=options.is_demo,
+            start=start,
+        ),
+    )
+    plan = Plan(options=options, description=description, fixed=fixed, searched=searched, report=report)
+    if is_sweep:
+        from harness.sweep.study import build_pruner
+
+        build_pruner(fixed["pruner"])
+    return plan, first
+
+
+def _start_beside_imports(workers: LocalWorkers) -> int:
+    """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(workers.start)
+        import mlflow  # noqa: F401
+        import optuna  # noqa: F401
+
+        return started.result()
+
+
+def count_trials(plan: Plan) -> int:
+    """Trials in all: as many as asked for, and no more than a grid has points."""
+    asked: int = plan.fixed["trials"]
+    if plan.fixed["sampler"] != "grid":
+        return asked
+    from harness.sweep.study import grid_size
+
+    return min(asked, grid_size(plan.searched))
+
+
+def fill(report: PreflightReport) -> int:
+    """As many runs at once as the cores hold; one on a GPU."""
+    return 1 if report.threads is None else max(1, count_cores() // report.threads)
+
+
+def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
+    report, epochs = plan.report, plan.fixed["epochs"]
+    at_once = f", {jobs} at once" if jobs > 1 else ""
+    screen.say(f"{plan.options.name}: {trials} trials of {epochs} epochs{at_once}, on {device_line(report)}")
+    for name, found in plan.searched.items():
+        screen.say(f"  {name}: {found.describe()} (default {found.default})")
+    if report.corner:
+        corner = ", ".join(f"{name}={value}" for name, value in report.corner.items())
+        screen.say(f"  the largest trial ({corner}) fits")
+    seconds = report.epoch_seconds * epochs * trials / jobs
+    disk = report.state_bytes * 3 * trials
+    screen.say(
+        f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
+        f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
+    )
+    if report.device.startswith("cpu") and seconds > SLOW_SECONDS and not plan.options.is_demo:
+        screen.say(
+            "  There is no GPU here, and on this CPU that is long. "
+            f"For a first look: python -m harness sweep {plan.options.spec} --demo"
+        )
+
+
+def device_line(report: PreflightReport) -> str:
+    threads = f", {report.threads} thread{'s' * (report.threads > 1)} a trial" if report.threads else ""
+    return (
+        f"{report.device}{threads}, {report.precision}\n  {report.model} with {report.parameters:,} parameters, "
+        f"{report.data} with {report.train_images:,} training images"
+    )
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """What makes trials comparable, and suggestions repeatable: a change of it starts a new study."""
+    ignored = ("trials", "keep", "checkpoint_every", "threads", "pruner")
+    return {
+        "search space": {name: repr(found) for name, found in plan.searched.items()},
+        "settings": {name: repr(value) for name, value in plan.fixed.items() if name not in ignored},
+        "pruner": _describe_pruner(plan.fixed["pruner"]),
+        "code": plan.report.code,
+        "data": plan.report.recipe["rest"]["data"],
+    }
+
+
+def _describe_pruner(pruner: Any) -> str:
+    if pruner is None or isinstance(pruner, str):
+        return str(pruner)
+    plain = {key: value for key, value in vars(pruner).items() if isinstance(value, int | float | str | None)}
+    return f"{type(pruner).__name__} {plain}"
+
+
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What of the identity changed, one clause each."""
+    changes = []
+    for group, new in after.items():
+        old = before.get(group)
+        if old == new:
+            continue
+        if not isinstance(new, dict) or not isinstance(old, dict):
+            changes.append(f"{group} ({old} before, {new} now)")
+            continue
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                is_value = group == "settings" and name in old and name in new
+                changes.append(f"{name} ({old[name]} before, {new[name]} now)" if is_value else name)
+    return list(dict.fromkeys(changes))
+
+
+def trainable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a run is built with: without those that only the driver uses."""
+    return {name: value for name, value in values.items() if name not in ("trials", "sampler", "pruner")}

@@ -1,0 +1,133 @@
+"""One sweep command's hold on the study and the store: which trials there are to train, and what came of them."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.files import remove_abandoned
+from harness.report.screen import Screen, shown_seconds, shown_values
+from harness.sweep.driver import Task
+from harness.sweep.plan import Options, Plan, changes_between, identity_of
+from harness.sweep.study import Asked, Study, archive_study, open_journal, open_study
+from harness.sweep.tasks import build_task, open_experiment, source_tags
+from harness.tracking.store import FAILED_STATUS, RunLog, Store
+
+
+class SweepSession:
+    """One sweep command's hold on the study and the store."""
+
+    def __init__(self, options: Options, plan: Plan, screen: Screen) -> None:
+        self._options, self._plan, self._screen = options, plan, screen
+        self.store = Store(options.store, create=True)
+        remove_abandoned(self.store.folder)
+        self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
+        self._storage = open_journal(self.store.journal)
+        self._study = self._open_study()
+
+    def tasks(self, trials: int) -> Iterator[Task]:
+        """The interrupted trials, then new ones up to `trials` in all."""
+        ends = None if self._options.timeout_seconds is None else time.monotonic() + self._options.timeout_seconds
+        for asked in self._study.interrupted():
+            self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
+            yield self._task(asked)
+        while len(self._study.trials()) < trials:
+            if ends is not None and time.monotonic() > ends:
+                self._screen.say("the time is up: no further trial is started.")
+                return
+            yield self._task(self._study.ask())
+
+    def summarize(self) -> None:
+        """The sweep's last lines: what was asked, trained and saved, and the best run."""
+        totals = {"epochs": 0.0, "reused_epochs": 0.0, "saved_seconds": 0.0}
+        for trial in self._study.trials():
+            for name in totals:
+                totals[name] += trial.user_attrs.get(name, 0)
+        asked, reused = round(totals["epochs"]), round(totals["reused_epochs"])
+        self._screen.say(
+            f"epochs: {asked} asked, {asked - reused} trained, {reused} saved "
+            f"({shown_seconds(totals['saved_seconds'])} of training)"
+        )
+        best = self._study.best()
+        if best is None:
+            self._screen.say("no trial finished.")
+            return
+        objective = self._plan.fixed["objective"]
+        values = shown_values(json.loads(best.user_attrs["values"]), list(self._plan.searched))
+        self._screen.say(f"best: {_trial_name(best.number)}  {objective} {best.value:.4f}  {values}")
+
+    def _open_study(self) -> Study:
+        options, plan = self._options, self._plan
+        identity = identity_of(plan)
+        before = open_study(self._storage, options.name)
+        if before is not None:
+            changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
+            if changes or options.is_fresh:
+                self._close_runs(before.user_attrs.get("uid", ""))
+                archived = archive_study(self._storage, options.name)
+                why = f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
+                self._screen.say(f"{why}.\nA new study starts; the earlier one is kept as {archived}, its runs stay.")
+        study = Study(
+            self._storage,
+            options.name,
+            plan.searched,
+            direction=plan.direction,
+            seed=plan.fixed["seed"],
+            sampler=plan.fixed["sampler"],
+            pruner=plan.fixed["pruner"],
+            identity=identity,
+        )
+        for change in study.note_recipe(plan.report.recipe):
+            self._screen.say(f"{change}: epochs trained before are not reused.")
+        return study
+
+    def _close_runs(self, study_uid: str) -> None:
+        """Ends the runs that an abandoned study left open."""
+        query = f"attributes.status = 'RUNNING' AND tags.\"harness.study\" = '{study_uid}'"
+        for run in self.store.find_runs(self._experiment_id, query):
+            self.store.resume_run(run.info.run_id).end(FAILED_STATUS, "failed", "its study was abandoned")
+
+    def _task(self, asked: Asked) -> Task:
+        options, plan = self._options, self._plan
+        name = _trial_name(asked.number)
+        tags = {"harness.study": self._study.uid, "harness.trial": str(asked.number), "harness.kind": "trial"}
+        params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
+        log = self._find_run(asked)
+        if log is not None:
+            log.log_params(params)  # where the kill came between the run and its params
+        else:
+            log = self.store.create_run(
+                self._experiment_id, name, params=params, tags=tags | source_tags(options, plan)
+            )
+        if asked.run_id != log.run_id:
+            asked.trial.set_user_attr("run_id", log.run_id)
+        task = build_task(options, plan, self.store, log, name, plan.fixed | asked.values)
+        task.trial = TrialLink(self._study, asked)
+        return task
+
+    def _find_run(self, asked: Asked) -> RunLog | None:
+        """The MLflow run of an interrupted trial, also where the kill came before Optuna knew of it."""
+        if asked.run_id is not None:
+            return self.store.resume_run(asked.run_id)
+        query = f"tags.\"harness.study\" = '{self._study.uid}' AND tags.\"harness.trial\" = '{asked.number}'"
+        found = self.store.find_runs(self._experiment_id, query) if asked.was_interrupted else []
+        return self.store.resume_run(found[0].info.run_id) if found else None
+
+
+class TrialLink:
+    """Reports a run to its Optuna trial."""
+
+    def __init__(self, study: Study, asked: Asked) -> None:
+        self._study, self._asked = study, asked
+
+    def report(self, epoch: int, value: float) -> bool:
+        """Whether the trial goes on."""
+        return self._study.report(self._asked, epoch, value)
+
+    def end(self, outcome: str, value: float | None, details: Mapping[str, Any]) -> None:
+        """Tells Optuna how the run ended."""
+        self._study.end(self._asked, outcome, value, details)
+
+
+def _trial_name(number: int) -> str:
+    return f"trial-{number:04d}"
