@@ -1,15 +1,11 @@
-"""What a person sees while runs train: a live table on a terminal, plain lines anywhere else."""
+"""What a person sees while runs train: plain lines, and how numbers are shown."""
 
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from harness.training.results import EpochResult
 
@@ -52,75 +48,16 @@ class Screen:
         """Leaves the terminal as it was."""
 
 
-def open_screen(hyperparameters: Sequence[str], *, trials: int | None = None) -> Screen:
+def open_screen(
+    hyperparameters: Sequence[str], *, trials: int = 1, train_images: int = 0, maximize: bool = True
+) -> Screen:
     """The live view on a terminal, plain lines where the output goes elsewhere."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    if console.is_terminal:
-        return LiveScreen(console, hyperparameters, trials)
-    return Screen(console, hyperparameters)
+    if not console.is_terminal:
+        return Screen(console, hyperparameters)
+    from harness.report.live import LiveScreen
 
-
-class LiveScreen(Screen):
-    """One row a running trial, redrawn in place; what has ended scrolls up as plain lines."""
-
-    refresh_seconds = 0.25
-
-    def __init__(self, console: Console, hyperparameters: Sequence[str], trials: int | None) -> None:
-        super().__init__(console, hyperparameters)
-        self._trials = trials
-        self._ended = 0
-        self._rows: dict[str, tuple[Mapping[str, Any], EpochResult | None, int, float | None]] = {}
-        self._started_at = time.monotonic()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._live.start()
-
-    def started(self, name: str, values: Mapping[str, Any]) -> None:
-        self._rows[name] = (values, None, values["epochs"], None)
-        self.refresh()
-
-    def epoch(self, name: str, result: EpochResult, epochs: int, changed_from: float) -> None:
-        fell = changed_from if result.learning_rate != changed_from else self._rows[name][3]
-        self._rows[name] = (self._rows[name][0], result, epochs, fell)
-        if result.learning_rate != changed_from:
-            where = f"epoch {result.epoch + 1}"
-            self.say(f"{name}  learning rate {changed_from:g} -> {result.learning_rate:g} at {where}")
-        if result.note:
-            self.say(f"{name}  note: {result.note}")
-
-    def ended(self, name: str, outcome: str, value: float | None, reason: str | None, reused: int) -> None:
-        self._rows.pop(name, None)
-        self._ended += 1
-        super().ended(name, outcome, value, reason, reused)
-
-    def refresh(self) -> None:
-        self._live.update(self._table(), refresh=True)
-
-    def close(self) -> None:
-        self._live.stop()
-
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("trial", "epoch", "loss", "val", "learning rate", "s/epoch", "left"):
-            table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
-        for name, (_, result, epochs, fell) in self._rows.items():
-            if result is None:
-                table.add_row(name, f"-/{epochs}", "", "", "", "", "")
-                continue
-            left = (epochs - result.epoch - 1) * result.epoch_seconds
-            rate = Text(f"{result.learning_rate:g}", style="yellow" if fell else "")
-            table.add_row(
-                name,
-                f"{result.epoch + 1}/{epochs}",
-                shown_number(result.metrics["train_loss"]),
-                _main_measure(result),
-                rate + (" ↓" if fell else ""),
-                f"{result.epoch_seconds:.1f}",
-                shown_seconds(left),
-            )
-        total = f" of {self._trials}" if self._trials else ""
-        table.caption = f"{self._ended}{total} trials ended, {shown_seconds(time.monotonic() - self._started_at)}"
-        table.caption_justify = "left"
-        return table
+    return LiveScreen(console, hyperparameters, trials=trials, train_images=train_images, maximize=maximize)
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
@@ -175,11 +112,6 @@ def shown_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _main_measure(result: EpochResult) -> str:
-    names = [name for name in result.metrics if name.startswith("val_")]
-    return shown_number(result.metrics[names[-1]])
 
 
 def _shown(value: Any) -> str:

@@ -28,7 +28,12 @@ def sweep(options: Options) -> None:
         plan, first = make_plan(options, workers, is_sweep=True)
         jobs = options.jobs or fill(plan.report)
         trials = count_trials(plan)
-        screen = open_screen(list(plan.searched), trials=trials)
+        screen = open_screen(
+            list(plan.searched),
+            trials=trials,
+            train_images=plan.report.train_images,
+            maximize=plan.direction == "maximize",
+        )
         try:
             say_plan(screen, plan, trials=trials, jobs=jobs)
             if options.is_dry_run:
@@ -51,7 +56,7 @@ def train(options: Options) -> str:
     params, start = _find_start(options)
     with _workers() as workers:
         plan, first = make_plan(options, workers, is_sweep=False, params=params, start=start)
-        screen = open_screen(list(plan.description.hyperparameters))
+        screen = open_screen(list(plan.description.hyperparameters), train_images=plan.report.train_images)
         try:
             screen.say(device_line(plan.report))
             store = Store(options.store, create=True)
