@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPEC
+from small import SPEC
 from torch import nn
 
 from harness.cli import parse_duration, parse_size
@@ -346,19 +346,25 @@ def test_an_objective_of_set_does_not_change_what_is_best(swept: Path, tmp_path:
 
 
 def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(spec: Path, tmp_path: Path, zygote: Any) -> None:
-    slow = """    def metrics(self):
-        return {"accuracy": lambda outputs, targets: (time.sleep(0.01), outputs.argmax(1) == targets)[1].float()}
+    lingering = """    def metrics(self):
+        def accuracy(outputs, targets):
+            time.sleep(0.1 if Path("slow").exists() else 0)  # seconds a batch
+            return (outputs.argmax(1) == targets).float()
+
+        return {"accuracy": accuracy}
 
     def scheduler"""
-    spec.write_text("import time\n" + changed("    def scheduler", slow))
+    spec.write_text("import time\nfrom pathlib import Path\n" + changed("    def scheduler", lingering))
+    (tmp_path / "slow").touch()
     started = zygote.start("train", spec, "--epochs", 12, cwd=tmp_path)
-    started.wait_for("epoch  3/12")
+    started.wait_for("epoch  2/12")
     started.signal(signal.SIGINT)
     done = started.wait()
     assert done.code == 130, done
     assert "the same command goes on" in done.out + done.err and "Traceback" not in done.err
     [run] = zygote.start("runs", spec, "--json", cwd=tmp_path).wait().json
     assert run["status"] == "INTERRUPTED"
+    (tmp_path / "slow").unlink()
     again = zygote.start("train", spec, "--epochs", 12, cwd=tmp_path).wait()
     assert again.code == 0 and again.out.count("(reused)") >= 2
     [finished] = zygote.start("runs", spec, "--json", cwd=tmp_path).wait().json

@@ -15,7 +15,7 @@ from harness.sweep.driver import ask_worker
 from harness.sweep.messages import Describe, Preflight, PreflightReport
 from harness.sweep.workers import LocalWorkers
 
-DEMO = {"epochs": 6, "trials": 8}
+DEMO = {"epochs": 8, "trials": 6}
 SLOW_SECONDS = 1800
 
 

@@ -8,25 +8,9 @@ from typing import Any
 
 import pytest
 from comparing import assert_same_checkpoints, read_store, read_study
+from small import slow
 
 KILLS = 20
-
-
-def slow(spec: Path, seconds: float) -> None:
-    """Makes each epoch of a spec take so long, without changing a number."""
-    text = spec.read_text().replace("import torch\n", "import time\n\nimport torch\n", 1)
-    text = text.replace("    def loss", "    def _loss")
-    text += f"""
-    def loss(self):
-        compute = nn.CrossEntropyLoss()
-
-        def loss(outputs, targets):
-            time.sleep({seconds} / 10)  # about ten batches an epoch
-            return compute(outputs, targets)
-
-        return loss
-"""
-    spec.write_text(text)
 
 
 def run_killed(zygote: Any, folder: Path, arguments: list[object], kills: int, longest: float) -> int:

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPEC, command, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from running import command, environment
+from small import SPEC
 
 from harness.errors import HarnessError
 from harness.tracking.runs import find_run
