@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can mend, and the suggestion that goes with it."""
 
 import difflib
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,7 +58,7 @@ def _restore_user(message: str, trace: str, exit_code: int) -> UserCodeError:
 def user_trace(error: BaseException) -> str:
     """The traceback of `error` without the frames of this package that led to the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(Path(__file__).parent)
+    own = str(Path(__file__).parent) + os.sep
     first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(own)), 0)
     shown = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
     return "Traceback (from your code down):\n" + "".join(shown)

@@ -89,7 +89,8 @@ class Experiment:
         unknown = set(values) - set(SETTINGS) - set(self.hyperparameters)
         if unknown:
             name = min(unknown)
-            raise HarnessError(f"{type(self).__name__} has no hyperparameter or setting '{name}'.")
+            hint = did_you_mean(name, [*self.hyperparameters, *SETTINGS])
+            raise HarnessError(f"{type(self).__name__} has no hyperparameter or setting '{name}'.{hint}")
         self._values = {**self.defaults(), **values}
         self._reads: set[str] = set()
         for name in SETTINGS:
@@ -99,13 +100,15 @@ class Experiment:
         super().__init_subclass__()
         inherited = {**cls.hyperparameters}
         for name, value in list(vars(cls).items()):
+            inherited.pop(name, None)
             if isinstance(value, Hyperparameter):
                 _check_hyperparameter(name, value)
                 inherited[name] = value
             elif name in SETTINGS:
                 check_setting(name, value)
-                inherited.pop(name, None)
                 setattr(cls, name, Setting(name, value))
+            elif name in _OWN:
+                raise HarnessError(f"{name} is a name that Experiment uses itself; choose another one.")
             elif not name.startswith("_") and name not in _METHODS:
                 _check_spelling(name, value)
         cls.hyperparameters = inherited
@@ -157,6 +160,8 @@ for _name in SETTINGS:
     setattr(Experiment, _name, Setting(_name, vars(Experiment)[_name]))
 
 _METHODS = frozenset(name for name, value in vars(Experiment).items() if isinstance(value, types.FunctionType))
+_OWN = frozenset(("values", "params", "read", "recording", "defaults", "hyperparameters"))
+_POINTS_CHECKED = 64  # of the range of a searched setting
 _COUNTS = ("epochs", "batch_size", "checkpoint_every", "trials", "threads")
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     "objective_at": ("best", "last"),
@@ -202,7 +207,7 @@ def parse_setting(name: str, text: str, default: Any) -> Any:
     if not isinstance(default, str):
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             value = text
     try:
         check_setting(name, value)
@@ -218,7 +223,9 @@ def _as_names(value: Any) -> tuple[Any, ...]:
 def _check_hyperparameter(name: str, hyperparameter: Hyperparameter) -> None:
     try:
         hyperparameter.check()
-        for point in hyperparameter.points(2) if name in SETTINGS else ():
+        if name in _METHODS or name in _OWN:
+            raise ValueError("a hyperparameter cannot have the name of a method of Experiment; choose another one")
+        for point in hyperparameter.points(_POINTS_CHECKED) if name in SETTINGS else ():
             check_setting(name, point)
     except ValueError as error:
         raise HarnessError(f"{name}: {error}.") from None

@@ -68,8 +68,10 @@ class Uniform(Hyperparameter):
 
     def check(self) -> None:
         _check_range(self.low, self.high, self.default)
-        if self.step is not None and not 0 < self.step <= self.high - self.low:
-            raise ValueError(f"step {self.step} does not fit between {self.low} and {self.high}")
+        if self.step is None:
+            return
+        if not _is_number(self.step) or not self.step > 0 or self._steps() < 1:
+            raise ValueError(f"step {self.step!r} does not fit between {self.low} and {self.high}")
 
     def parse(self, text: str) -> float:
         return _finite(text)
@@ -100,11 +102,11 @@ class LogUniform(Hyperparameter):
     count: int | None = None
 
     def check(self) -> None:
+        _check_range(self.low, self.high, self.default)
         if self.low <= 0:
             raise ValueError(f"low {self.low} must be above 0 on a log scale")
-        _check_range(self.low, self.high, self.default)
-        if self.count is not None and self.count < 2:
-            raise ValueError(f"points={self.count} must be at least 2")
+        if self.count is not None and (not _is_whole(self.count) or self.count < 2):
+            raise ValueError(f"points={self.count!r} must be a whole number of at least 2")
 
     def parse(self, text: str) -> float:
         return _finite(text)
@@ -139,7 +141,7 @@ class Integer(Hyperparameter):
     def check(self) -> None:
         for name in ("low", "high", "default", "step"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not _is_whole(value):
                 raise ValueError(f"{name} {value!r} is not an integer")
         _check_range(self.low, self.high, self.default)
         if self.step < 1:
@@ -169,6 +171,12 @@ class Choice(Hyperparameter):
     def check(self) -> None:
         if not self.options:
             raise ValueError("choice() needs at least one option")
+        for option in self.options:
+            if not _is_plain(option):
+                raise ValueError(
+                    f"option {option!r} is neither number, string, boolean, None nor a tuple of those; "
+                    "offer its name, and look it up where it is used"
+                )
         if self.default not in self.options:
             raise ValueError(f"default {self.default!r} is not one of {self.describe()}")
 
@@ -179,8 +187,10 @@ class Choice(Hyperparameter):
         value = _literal(text)
         if value in self.options:
             return self.options[self.options.index(value)]
-        if isinstance(value, int | float) and all(_is_number(option) for option in self.options):
-            return type(self.default)(value)  # a number that the search does not offer is still a number
+        if all(_is_whole(option) for option in self.options) and _is_whole(value):
+            return value  # a number that the search does not offer is still a number
+        if any(isinstance(option, float) for option in self.options) and all(map(_is_number, self.options)):
+            return _finite(text)
         hint = did_you_mean(text, [str(option) for option in self.options])
         raise ValueError(f"{text!r} is not one of {self.describe()}.{hint}")
 
@@ -242,6 +252,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+
+
 def _finite(text: str) -> float:
     try:
         value = float(text)
@@ -255,7 +273,7 @@ def _finite(text: str) -> float:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
 
 

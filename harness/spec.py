@@ -1,9 +1,12 @@
 """Spec files: loading one, what it says, `--set`, and its source as it travels with every run."""
 
+import ast
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +18,13 @@ from harness.errors import USAGE, HarnessError, UserCodeError, did_you_mean, use
 from harness.experiment import SETTINGS, Experiment, parse_setting
 from harness.search import Hyperparameter, parse_hyperparameter
 
-_PACKAGE = Path(__file__).parent
+_LIBRARIES = tuple(
+    os.path.join(folder, "")
+    for folder in (
+        str(Path(__file__).parent),
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")),
+    )
+)
 _REQUIRED = ("data", "model", "optimizer")
 
 
@@ -110,7 +119,7 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     module.__file__ = original or str(path)
-    with _local_imports(path.resolve().parent) as local:
+    with _local_imports(_roots(path)) as local:
         sys.modules[name] = module
         try:
             exec(compile(text, str(path), "exec"), module.__dict__)
@@ -126,6 +135,8 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
             raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
         experiment = _find_experiment(module, path)
         sources = {path.name: text} | {key: Path(file).read_text() for key, file in local().items()}
+        for file, source in sources.items():
+            _check_late_imports(source, path if file == path.name else Path(file), path)
     return Spec(name=path.stem, path=path, experiment=experiment, sources=sources)
 
 
@@ -159,16 +170,37 @@ def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:
     return found[0]
 
 
+def _check_late_imports(text: str, file: Path, spec: Path) -> None:
+    """A local module that a function imports would be found neither when it is called nor among the sources."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.Lambda)]
+    for node in (inner for function in functions for inner in ast.walk(function)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""] if not node.level else []
+        for name in filter(None, (name.partition(".")[0] for name in names)):
+            found = None if name in sys.builtin_module_names else importlib.machinery.PathFinder.find_spec(name)
+            places = [found.origin or next(iter(found.submodule_search_locations or ()), "")] if found else []
+            if any(place and _relative(place, _roots(spec)) for place in places):
+                raise HarnessError(
+                    f"{file}:{node.lineno}: import {name} at the top of the file, not in a function: "  # type: ignore[attr-defined]
+                    "a spec is loaded, and kept with its runs, together with the modules beside it."
+                )
+
+
+def _roots(spec: Path) -> list[Path]:
+    """The folders whose modules belong to a spec: its own, and the current one."""
+    return [spec.resolve().parent, Path.cwd().resolve()]
+
+
 @contextmanager
-def _local_imports(folder: Path) -> Iterator[Any]:
-    """Imports from `folder` and the current one, afresh; yields a function that lists what came from there."""
-    roots = [folder, Path.cwd().resolve()]
+def _local_imports(roots: list[Path]) -> Iterator[Any]:
+    """Imports from `roots`, afresh; yields a function that lists what came from there."""
 
     def files() -> dict[str, str]:
         listed = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            relative = file and file.endswith(".py") and _relative(Path(file), roots)
+            relative = file and file.endswith(".py") and _relative(file, roots)
             if relative and not _is_ours(module):
                 listed[relative] = str(file)
         return dict(sorted(listed.items()))
@@ -177,7 +209,7 @@ def _local_imports(folder: Path) -> Iterator[Any]:
     for name in before:
         del sys.modules[name]
     path_before, write_before = list(sys.path), sys.dont_write_bytecode
-    sys.path[:0] = [str(folder)]
+    sys.path[:0] = [str(roots[0])]
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
     try:
@@ -192,18 +224,17 @@ def _local_imports(folder: Path) -> Iterator[Any]:
 
 def _is_local(module: ModuleType, roots: list[Path]) -> bool:
     file = getattr(module, "__file__", None)
-    return bool(file and _relative(Path(file), roots)) and not _is_ours(module)
+    return bool(file and _relative(file, roots)) and not _is_ours(module)
 
 
 def _is_ours(module: ModuleType) -> bool:
     return module.__name__.startswith(("harness_spec_", "__main__", "__mp_main__"))
 
 
-def _relative(file: Path, roots: list[Path]) -> str | None:
-    """The path of a module under one of the roots; None for this package, libraries and `__main__`."""
-    if file.is_relative_to(_PACKAGE) or "site-packages" in file.parts or file.is_relative_to(sys.prefix):
-        return None
+def _relative(file: str, roots: list[Path]) -> str | None:
+    """The path of a module under one of the roots; None for this package and libraries, wherever those are."""
     for root in roots:
-        if file.is_relative_to(root):
-            return file.relative_to(root).as_posix()
+        if file.startswith(os.path.join(root, "")):
+            is_library = file.startswith(_LIBRARIES) or "site-packages" in Path(file).parts
+            return None if is_library else Path(file).relative_to(root).as_posix()
     return None
