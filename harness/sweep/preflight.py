@@ -16,7 +16,7 @@ from harness.training.checkpoint import build_checkpoint, pack
 from harness.training.device import choose_device, choose_threads, describe_device, seed_all
 from harness.training.loop import autocast, evaluate, train_epoch
 from harness.training.recipe import code_digests
-from harness.training.run import begin_from, read_start
+from harness.training.start import begin_from, read_start
 from harness.training.state import capture, restore, same_bits
 
 TIMED_SECONDS = 1.0

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from harness.data import Data
 from harness.demo import demo
@@ -50,6 +52,7 @@ class Built:
     reads: set[str]
     scheduler_reads: set[str]
     nondeterministic: set[str]
+    is_demo: bool
 
     @property
     def maximize(self) -> bool:
@@ -102,15 +105,9 @@ def build(
 ) -> Built:
     """Builds an experiment with these values; raises `HarnessError` where its parts do not fit together."""
     experiment = spec.build(values)
-    seed = experiment.seed
     with demo(is_demo), experiment.recording() as reads:
         data = cache.get(spec, experiment, device, is_demo=is_demo)
-        with calling(spec, "model()"):
-            seed_all(seed, "model")
-            model = experiment.model()
-        if not isinstance(model, nn.Module):
-            raise HarnessError(f"{spec.path}: model() returns {type(model).__name__}; return an nn.Module.")
-        model.to(device).to(memory_format=torch.channels_last)
+        model = _fresh_model(spec, experiment, data, device)
         with calling(spec, "loss()"):
             loss = experiment.loss()
         if isinstance(loss, nn.Module):
@@ -126,6 +123,11 @@ def build(
         nondeterministic = _probe(spec, data, model, loss, measures, device, precision)
     with experiment.recording() as scheduler_reads, calling(spec, "scheduler()"):
         scheduler = experiment.scheduler(optimizer)
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise HarnessError(
+            f"{spec.path}: scheduler() returns {type(scheduler).__name__}; "
+            "return a scheduler of torch.optim.lr_scheduler, or None."
+        )
     built = Built(
         spec=spec,
         experiment=experiment,
@@ -140,6 +142,7 @@ def build(
         reads=reads,
         scheduler_reads=scheduler_reads,
         nondeterministic=nondeterministic,
+        is_demo=is_demo,
     )
     _check_names(built)
     return built
@@ -147,11 +150,27 @@ def build(
 
 def rebuild(built: Built, *, is_demo: bool) -> None:
     """Puts the model and the optimizer back to their initial state; the learning rate stays."""
-    with demo(is_demo), calling(built.spec, "model()"):
-        seed_all(built.experiment.seed, "model")
-        built.model.load_state_dict(built.experiment.model().state_dict())
+    with demo(is_demo):
+        fresh = _fresh_model(built.spec, built.experiment, built.data, built.device)
+    built.model.load_state_dict(fresh.state_dict())
     groups = built.optimizer.state_dict()["param_groups"]
     built.optimizer.load_state_dict({"state": {}, "param_groups": groups})
+
+
+def _fresh_model(spec: Spec, experiment: Experiment, data: Data, device: torch.device) -> nn.Module:
+    """The network with its initial weights; lazy layers have seen two images."""
+    seed_all(experiment.seed, "model")
+    with calling(spec, "model()"):
+        model = experiment.model()
+    if not isinstance(model, nn.Module):
+        raise HarnessError(f"{spec.path}: model() returns {type(model).__name__}; return an nn.Module.")
+    model.to(device)
+    if any(is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
+        inputs, _ = next(iter(data.batches(data.train, batch_size=2, device=device)))
+        with calling(spec, "the model"), torch.no_grad():
+            model.eval()(inputs)
+        model.train()
+    return model.to(memory_format=torch.channels_last)
 
 
 def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
@@ -166,6 +185,8 @@ def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
     }
     if built.device.type == "cpu":
         rest["threads"] = choose_threads(experiment.threads)
+    if built.is_demo:
+        rest["demo"] = "narrow networks"
     if start is not None:
         rest["start"] = start
     private = None
@@ -206,8 +227,9 @@ class Siblings:
             for point in itertools.islice(grid, MOST_SIBLINGS):
                 values = built.experiment.values() | dict(zip(names, point, strict=True))
                 sibling = built.spec.build(values)
-                optimizer = sibling.optimizer(built.model.parameters())
-                self._alive.append((optimizer, sibling.scheduler(optimizer)))
+                with calling(built.spec, f"scheduler() with {dict(zip(names, point, strict=True))}"):
+                    optimizer = sibling.optimizer(built.model.parameters())
+                    self._alive.append((optimizer, sibling.scheduler(optimizer)))
 
     def advance(self, metrics: Mapping[str, float], knobs: Knobs) -> bool:
         """Steps every sibling; True if one chose other options than `knobs`, and so leaves the path."""
@@ -248,7 +270,7 @@ def _probe(
     device: torch.device,
     precision: str,
 ) -> set[str]:
-    """Two images through a copy of the model, forward and backward.
+    """Two images through a copy of the model, forward and backward, and once as in validation.
 
     Reads that happen only inside `forward` or the loss are seen, operations that cannot repeat their bits
     are named, and a model that does not fit the data is found before anything is stored.
@@ -269,6 +291,8 @@ def _probe(
             if not hasattr(measure, "update"):
                 with calling(spec, f"the metric {name}"):
                     measure(outputs.detach().float(), targets)
+        with calling(spec, "the model, in evaluation mode,"), autocast(device, precision), torch.no_grad():
+            loss(model.eval()(inputs).float(), targets)
     return nondeterministic
 
 

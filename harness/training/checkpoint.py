@@ -5,6 +5,7 @@ import io
 import pickle
 import platform
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from harness.training.device import seed_all
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "estado_diccionario")
 _OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizador")
+_PLAIN: tuple[type[Any], ...] = (int, float, str, bytes)
 
 
 def build_checkpoint(
@@ -36,7 +38,7 @@ def build_checkpoint(
     """The dict of a checkpoint after `epoch` (the first is 0); everything in it is plain data or a tensor."""
     return {
         "state_dict": state["state_dict"],
-        "optimizer": state["optimizer"],
+        "optimizer": plain(state["optimizer"]),
         "scheduler": None if scheduler is None else plain(scheduler),
         "epoch": epoch,
         "params": plain(experiment.params()),
@@ -74,8 +76,11 @@ def versions() -> dict[str, str]:
 
 def plain(value: Any) -> Any:
     """The same value in types that `weights_only=True` reads; NumPy numbers become Python's."""
-    if value is None or isinstance(value, bool | int | float | str | bytes | torch.Tensor):
+    if value is None or isinstance(value, bool | torch.Tensor):
         return value
+    for kind in _PLAIN:
+        if isinstance(value, kind):
+            return kind(value)  # a NumPy float is a float too, of a kind that does not load
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -127,20 +132,28 @@ def load_foreign_checkpoint(path: Path) -> dict[str, Any]:
         "optimizer": optimizer,
         "scheduler": loaded.get("scheduler") if isinstance(loaded.get("scheduler"), dict) else None,
         "epoch": epoch if isinstance(epoch, int) else None,
-        "node": loaded.get("node"),
+        "node": loaded["node"] if isinstance(loaded.get("node"), str) else None,
     }
 
 
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()  # torch itself does not compare the checksums
     except FileNotFoundError:
         raise HarnessError(f"{path} does not exist.") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise HarnessError(f"{path} is damaged or not a torch file: {reason}", exit_code=FAILED) from None
-    except pickle.UnpicklingError:
-        raise HarnessError(
-            f"{path} holds Python objects, which loading would run. Save its state_dict() instead.",
-            exit_code=FAILED,
-        ) from None
+    except OSError as error:
+        raise HarnessError(f"{path} cannot be read: {error}.", exit_code=FAILED) from None
+    except Exception:  # torch's format before 1.6 is no zip file; a damaged one may raise anything
+        damaged = None
+    if damaged is not None:
+        raise HarnessError(f"{path} is damaged: the checksum of {damaged} is wrong.", exit_code=FAILED)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged pickle raises may be of any kind
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise HarnessError(
+                f"{path} holds Python objects, which loading would run. Save its state_dict() instead.",
+                exit_code=FAILED,
+            ) from None
+        raise HarnessError(f"{path} is damaged or not a torch file.", exit_code=FAILED) from None

@@ -16,6 +16,7 @@ from harness.experiment import SETTINGS
 from harness.spec import Spec
 
 PACKAGE = Path(__file__).parent.parent
+IN_EVERY_RECIPE = frozenset(("batch_size", "seed", "precision", "threads"))  # in `rest`, read or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
             old, new = before[group].get(name, "nothing"), after[group].get(name, "nothing")
             if old != new:
                 found.append(f"{name}: {old} before, {new} now" if len(old + new) < 80 else f"{name} changed")
+    if not found and before["private"] != after["private"]:
+        found.append("scheduler(), or a value that it reads, changed")
     return found
 
 
@@ -70,7 +73,7 @@ def build_recipe(
     private: str | None = None,
 ) -> Recipe:
     """The recipe of an experiment: its code, the values of the names in `reads`, and the rest."""
-    names = sorted(set(reads) - {"batch_size", "seed", "precision", "threads"})
+    names = sorted(set(reads) - IN_EVERY_RECIPE)
     return Recipe(
         code=code_digests(spec),
         values={name: json.dumps(values[name], default=repr) for name in names},
@@ -93,6 +96,7 @@ def code_digests(spec: Spec, *, scheduler: bool = False) -> dict[str, str]:
     digests: dict[str, str] = {}
     for node in _without_docstrings(ast.parse(first[1])).body:
         if isinstance(node, ast.ClassDef) and node.name == spec.experiment.__name__:
+            _add(digests, node.name, ast.Tuple([*node.bases, *node.decorator_list]))
             declared = {*SETTINGS, *spec.experiment.hyperparameters}
             for item in node.body:
                 if not _declares(item, declared) and (scheduler or not _is_scheduler(item)):

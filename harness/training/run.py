@@ -4,22 +4,24 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
 from harness.training.build import Built, Siblings, calling, rebuild, recipe_of, step_scheduler
-from harness.training.checkpoint import build_checkpoint, load_checkpoint, load_foreign_checkpoint
+from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
 from harness.training.loop import evaluate, train_epoch
+from harness.training.recipe import IN_EVERY_RECIPE
 from harness.training.results import EpochResult
+from harness.training.start import begin_from, read_start
 from harness.training.state import Knobs, capture, read_knobs, restore
 from harness.training.tree import Node, Tree, child_name
 from harness.training.writer import Writer, write_checkpoint
 
 WAIT_SECONDS = 0.05
-_PROGRESS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_step_count", "_last_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class Run:
     ) -> None:
         self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
         self._is_demo = is_demo
+        self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
         self.recipe = recipe_of(built, run_id=run_id)
         self.tree = Tree(paths, self.recipe, budget_bytes=budget_bytes)
         self._start = None if start is None else self._load_start(start)
@@ -54,7 +57,6 @@ class Run:
             self.tree.close()
             self.recipe = recipe_of(built, run_id=run_id, start=_digest(start))
             self.tree = Tree(paths, self.recipe, budget_bytes=budget_bytes)
-        self.writer = Writer()
         self.first_epoch = 0
         self._note: str | None = None
         self._steps: list[Step] = []
@@ -62,10 +64,10 @@ class Run:
         self._position = self.tree.root  # the epoch after which the model is
         self._rolling: dict[str, str] = {}
         self._written: dict[str, str] = {}
-        self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
         if self._start is not None:
             self.first_epoch = begin_from(built, self._start)
         self._initial_scheduler = self._scheduler_state()
+        self.writer = Writer()
 
     def epochs(self) -> Iterator[EpochResult]:
         """Yields one result an epoch, reused or trained, until the last one or a loss that is not finite."""
@@ -77,15 +79,10 @@ class Run:
             node = self._find_or_claim(name)
             reused = node is not None
             if node is None:
-                self._move_to_tip()
+                self._move_to(len(self._steps))
                 node = self._train(name, epoch, knobs)
                 self._position = name
-            if built.scheduler is not None:
-                if not self._by_batch:
-                    step_scheduler(built.scheduler, node.metrics, experiment.monitor)
-                elif reused:
-                    for _ in range(built.data.steps(experiment.batch_size)):
-                        step_scheduler(built.scheduler, node.metrics, experiment.monitor)
+            self._follow(node, reused=reused)
             step = Step(node=node, scheduler=self._scheduler_state(), groups=self._groups())
             self._steps.append(step)
             is_best = self._improves(node)
@@ -94,20 +91,22 @@ class Run:
             is_fork = siblings.advance(node.metrics, read_knobs(built.optimizer))
             if not reused:
                 self._save(step, is_best=is_best, is_fork=is_fork)
-            finite = all(math.isfinite(value) for value in node.metrics.values())
+            finite = self._is_finite(node)
             yield self._result(step, knobs, reused=reused, is_finite=finite)
             if not finite:
                 return
 
     def finish(self) -> None:
         """Completes the checkpoints and states of a run that ends here, and waits until they are written."""
-        ends = {"last": self._steps[-1] if self._steps else None, "best": self._best}
-        for slot, step in ends.items():
-            if step is None or not _is_finite(step.node):
+        for step in self._steps if self.built.experiment.keep == "all" else ():
+            if self._is_due(step.node) and self._is_finite(step.node):
+                self._complete(_slot_of(step.node), step)
+        for slot, end in {"last": self._steps[-1] if self._steps else None, "best": self._best}.items():
+            if end is None or not self._is_finite(end.node):
                 continue
             if slot in self._kept_slots():
-                self._complete(slot, step)
-            self.writer.do(lambda step=step: self.tree.keep_state(step.node.name))  # type: ignore[misc]
+                self._complete(slot, end)
+            self.writer.do(lambda name=end.node.name: self.tree.keep_state(name))  # type: ignore[misc]
         self.writer.flush()
 
     def close(self) -> None:
@@ -120,9 +119,37 @@ class Run:
         return self._steps[-1].node.name if self._steps else self.tree.root
 
     def _load_start(self, path: Path) -> dict[str, Any] | None:
-        """The checkpoint to begin with; None where it lies on a path that the tree knows: that leads there."""
+        """The checkpoint to begin with; None where this run's own path, as far as it is known, leads there."""
         start = read_start(path, epochs=self.built.experiment.epochs)
-        return None if start["node"] and self.tree.find(start["node"]) else start
+        knobs, scheduler = read_knobs(self.built.optimizer), self._scheduler_state()
+        tip = self.tree.root
+        for _ in range(0 if start["epoch"] is None else start["epoch"] + 1):
+            node = self.tree.find(child_name(tip, read_knobs(self.built.optimizer)))
+            if node is None:
+                break
+            self._follow(node, reused=True)
+            tip = node.name
+        self._turn(knobs, scheduler)
+        return None if tip == start["node"] else start
+
+    def _follow(self, node: Node, *, reused: bool) -> None:
+        """Brings the options of the optimizer and the scheduler to the end of an epoch, known or just trained."""
+        built, experiment = self.built, self.built.experiment
+        if reused and node.knobs_after is not None:
+            _set_knobs(built.optimizer, node.knobs_after)
+        if built.scheduler is None:
+            return
+        if not self._by_batch:
+            step_scheduler(built.scheduler, node.metrics, experiment.monitor)
+        elif reused:
+            for _ in range(built.data.steps(experiment.batch_size)):
+                step_scheduler(built.scheduler, node.metrics, experiment.monitor)
+
+    def _turn(self, knobs: Knobs, scheduler: dict[str, Any] | None) -> None:
+        """Puts the scheduler and the options of the optimizer back to where they were."""
+        if scheduler is not None:
+            self.built.scheduler.load_state_dict(copy.deepcopy(scheduler))
+        _set_knobs(self.built.optimizer, knobs)
 
     def _find_or_claim(self, name: str) -> Node | None:
         """The node if it is known, None once this process may train it; waits while another one does."""
@@ -137,29 +164,28 @@ class Run:
                 return node
             time.sleep(WAIT_SECONDS)
 
-    def _move_to_tip(self) -> None:
-        """Brings the model to the end of the path: from the deepest state on it, training what lies between."""
+    def _move_to(self, end: int) -> None:
+        """Brings the model to the end of so many epochs: from the deepest state on, training what lies between."""
         built = self.built
-        if self._position == self._tip:
+        name = self._steps[end - 1].node.name if end else self.tree.root
+        if self._position == name:
             return
         knobs, scheduler = read_knobs(built.optimizer), self._scheduler_state()
-        depth = self._load_deepest()
+        depth = self._load_deepest(end)
         if depth and self._best is not None:  # an earlier walk left these; this one's replace them
             self._rolling = {"last": self._steps[depth - 1].node.name, "best": self._best.node.name}
-        for index in range(depth, len(self._steps)):
+        for index in range(depth, end):
             node = self._steps[index].node
             _set_knobs(built.optimizer, node.knobs)
             metrics = self._train_metrics(node.epoch)
             if not _same(metrics, node.metrics):
                 self._note = f"epoch {node.epoch + 1}, trained again, gave other metrics than it did before"
-        if scheduler is not None:
-            built.scheduler.load_state_dict(scheduler)
-        _set_knobs(built.optimizer, knobs)
-        self._position = self._tip
+        self._turn(knobs, scheduler)
+        self._position = name
 
-    def _load_deepest(self) -> int:
-        """Puts the deepest state of the path into the model; how many of its epochs that covers."""
-        for depth in range(len(self._steps), 0, -1):
+    def _load_deepest(self, end: int) -> int:
+        """Puts the deepest state of the path's first `end` epochs into the model; how many of them that covers."""
+        for depth in range(end, 0, -1):
             step = self._steps[depth - 1]
             state = self.tree.load_state(step.node.name)
             if state is not None:
@@ -180,6 +206,7 @@ class Run:
     def _train(self, name: str, epoch: int, knobs: Knobs) -> Node:
         started = time.perf_counter()
         metrics = self._train_metrics(epoch)
+        knobs_after = read_knobs(self.built.optimizer)
         return Node(
             name=name,
             parent=self._tip,
@@ -188,6 +215,7 @@ class Run:
             metrics=metrics,
             epoch_seconds=time.perf_counter() - started,
             run_id=self.run_id,
+            knobs_after=None if self._by_batch or knobs_after == knobs else knobs_after,
         )
 
     def _train_metrics(self, epoch: int) -> dict[str, float]:
@@ -200,7 +228,7 @@ class Run:
         common: dict[str, Any] = {
             "measures": built.measures, "device": built.device, "precision": built.precision,
         }  # fmt: skip
-        with calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=1):
+        with self._no_late_reads(epoch), calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=1):
             train = train_epoch(
                 built.model, built.loss, built.optimizer, batches,
                 batch_scheduler=built.scheduler if self._by_batch else None, **common,
@@ -209,16 +237,37 @@ class Run:
             validation = dict.fromkeys(train, math.nan)
         else:
             batches = built.data.batches(built.data.validation, batch_size=experiment.batch_size, device=built.device)
-            with calling(built.spec, f"validation, in epoch {epoch + 1},", exit_code=1):
+            with self._no_late_reads(epoch), calling(built.spec, f"validation, in epoch {epoch + 1},", exit_code=1):
                 validation = evaluate(built.model, built.loss, batches, **common)
         return {f"train_{name}": value for name, value in train.items()} | {
             f"val_{name}": value for name, value in validation.items()
         }
 
+    @contextmanager
+    def _no_late_reads(self, epoch: int) -> Iterator[None]:
+        """Raises `HarnessError` where an epoch reads a value that the recipe does not know to matter."""
+        built = self.built
+        with built.experiment.recording() as reads:
+            yield
+        late = reads - built.reads - IN_EVERY_RECIPE - (built.scheduler_reads if self._by_batch else set())
+        if late:
+            raise HarnessError(
+                f"{built.spec.path}: {', '.join(sorted(late))} is read for the first time in epoch {epoch + 1}; "
+                "read it in data(), model(), loss() or optimizer(), where its reading is noted."
+            )
+
+    def _is_finite(self, node: Node) -> bool:
+        watched = ("train_loss", "val_loss", self.built.experiment.objective)
+        return all(math.isfinite(node.metrics[name]) for name in watched)
+
+    def _is_due(self, node: Node) -> bool:
+        experiment = self.built.experiment
+        return node.epoch + 1 == experiment.epochs or (node.epoch + 1) % experiment.checkpoint_every == 0
+
     def _improves(self, node: Node) -> bool:
         experiment = self.built.experiment
         value = node.metrics[experiment.objective]
-        if not _is_finite(node):
+        if not self._is_finite(node):
             return False
         if self._best is None:
             return True
@@ -227,20 +276,20 @@ class Run:
 
     def _save(self, step: Step, *, is_best: bool, is_fork: bool) -> None:
         """Queues the epoch's checkpoints and states, and last its node: who finds the node finds the state."""
-        experiment, node = self.built.experiment, step.node
-        is_last = node.epoch + 1 == experiment.epochs
-        is_due = is_last or (node.epoch + 1) % experiment.checkpoint_every == 0
+        node = step.node
+        is_due = self._is_due(node)
+        is_kept_for_all = is_due and self.built.experiment.keep == "all"
         slots = ["best"] * is_best + ["last"] * is_due
-        if _is_finite(node) and (slots or is_fork):
-            files = [self.checkpoints / f"{slot}.pth.tar" for slot in slots if slot in self._kept_slots()]
-            if experiment.keep == "all" and is_due:
-                files.append(self.checkpoints / f"epoch-{node.epoch + 1:04d}.pth.tar")
+        if self._is_finite(node) and (slots or is_fork):
+            kept = [slot for slot in slots if slot in self._kept_slots()] + [_slot_of(node)] * is_kept_for_all
+            files = [self.checkpoints / f"{slot}.pth.tar" for slot in kept]
             checkpoint = self._checkpoint(step, capture(self.built.model, self.built.optimizer))
             replaced = {self._rolling[slot] for slot in slots if slot in self._rolling}
             self._rolling |= dict.fromkeys(slots, node.name)
-            self._written |= dict.fromkeys(slots, node.name)
+            self._written |= dict.fromkeys(kept, node.name)
+            stays = is_fork or is_kept_for_all
             self.writer.do(
-                lambda: write_checkpoint(checkpoint, files, self.tree, node.name, rolling=bool(slots), kept=is_fork)
+                lambda: write_checkpoint(checkpoint, files, self.tree, node.name, rolling=bool(slots), kept=stays)
             )
             for name in replaced - set(self._rolling.values()):
                 self.writer.do(lambda name=name: self.tree.drop_rolling(name))  # type: ignore[misc]
@@ -260,8 +309,7 @@ class Run:
         state = self.tree.load_state(name)
         is_missing = state is None
         if state is None:
-            self._steps = self._steps[: self._steps.index(step) + 1]
-            self._move_to_tip()
+            self._move_to(step.node.epoch - self.first_epoch + 1)
             state = capture(self.built.model, self.built.optimizer)
         checkpoint = self._checkpoint(step, state)
         self.writer.do(lambda: write_checkpoint(checkpoint, [file], self.tree, name, rolling=False, kept=is_missing))
@@ -308,39 +356,6 @@ class Run:
         return copy.deepcopy(self.built.optimizer.state_dict()["param_groups"])
 
 
-def read_start(path: Path, *, epochs: int) -> dict[str, Any]:
-    """The checkpoint that a run of so many epochs in all begins with; raises `HarnessError` where it cannot."""
-    start = load_foreign_checkpoint(path)
-    done = 0 if start["epoch"] is None else start["epoch"] + 1
-    if done >= epochs:
-        raise HarnessError(f"{path} has {done} epochs already; say how many in all, such as --epochs {done + 20}.")
-    return start
-
-
-def begin_from(built: Built, start: dict[str, Any]) -> int:
-    """Loads a checkpoint into what is built, as far as it has the parts; the epoch to go on with."""
-    with calling(built.spec, "loading the checkpoint's weights into model()"):
-        built.model.load_state_dict(start["state_dict"])
-    if start["optimizer"] is not None:
-        with calling(built.spec, "loading the checkpoint's optimizer into optimizer()"):
-            restore(built.model, built.optimizer, start)
-    if start["scheduler"] is not None and built.scheduler is not None:
-        with calling(built.spec, "loading the checkpoint's scheduler into scheduler()"):
-            built.scheduler.load_state_dict(_progress(start["scheduler"]))
-        if start["optimizer"] is not None:
-            saved = start["optimizer"]["param_groups"]
-            for group, options in zip(built.optimizer.param_groups, saved, strict=True):
-                group["lr"] = options["lr"]
-    return 0 if start["epoch"] is None else start["epoch"] + 1
-
-
-def _progress(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """How far a scheduler had come, without its own options: those are this run's hyperparameters."""
-    if "_schedulers" in scheduler:
-        return scheduler
-    return {name: value for name, value in scheduler.items() if name in _PROGRESS}
-
-
 def _set_knobs(optimizer: Any, knobs: Knobs) -> None:
     for group, options in zip(optimizer.param_groups, knobs, strict=True):
         for name, value in options.items():
@@ -352,8 +367,8 @@ def _set_knobs(optimizer: Any, knobs: Knobs) -> None:
                 group[name] = value
 
 
-def _is_finite(node: Node) -> bool:
-    return all(math.isfinite(value) for value in node.metrics.values())
+def _slot_of(node: Node) -> str:
+    return f"epoch-{node.epoch + 1:04d}"
 
 
 def _same(left: dict[str, float], right: dict[str, float]) -> bool:
@@ -364,9 +379,10 @@ def _same(left: dict[str, float], right: dict[str, float]) -> bool:
 
 def _holds(file: Path, name: str, run_id: str) -> bool:
     """Whether an earlier, interrupted walk of this run wrote this checkpoint already."""
-    if not file.exists():
+    try:
+        checkpoint = load_checkpoint(file)
+    except HarnessError:  # missing or damaged
         return False
-    checkpoint = load_checkpoint(file)
     return bool(checkpoint["node"] == name and checkpoint["run_id"] == run_id)
 
 

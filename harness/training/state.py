@@ -32,7 +32,7 @@ def read_knobs(optimizer: Optimizer) -> Knobs:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):  # a tensor, or NumPy's numbers
         return value.tolist()
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 

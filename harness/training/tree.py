@@ -17,6 +17,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Node:
     metrics: dict[str, float]
     epoch_seconds: float
     run_id: str  # of the run that trained it
+    knobs_after: Knobs | None = None  # where the optimizer turned its own options while it trained
 
 
 def child_name(parent: str, knobs: Knobs) -> str:
@@ -71,7 +73,7 @@ class Tree:
         try:
             record = json.loads(path.read_text())
             checksum = record.pop("checksum")
-            if checksum == digest_of(record):
+            if checksum == digest_of(record) and record["name"] == name:
                 return Node(**record)
         except FileNotFoundError:
             return None
@@ -110,12 +112,12 @@ class Tree:
         for path in self._states(name):
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:
+                os.utime(path)  # the budget drops the least recently used first
+            except FileNotFoundError:  # another process dropped it
                 continue
             if hashlib.sha256(content).hexdigest()[:16] != path.stem.partition("-")[2]:
                 path.unlink(missing_ok=True)
                 continue
-            os.utime(path)  # the budget drops the least recently used first
             loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             return loaded
         return None
@@ -129,15 +131,15 @@ class Tree:
             link_whole(source, path)
         else:
             write_whole(path, content)
-        os.utime(path)
         self._keep_budget()
 
     def keep_state(self, name: str) -> None:
         """Turns a rolling state into one that stays."""
         for path in self._states(name):
             if path.suffix == ".rolling":
-                link_whole(path, path.with_suffix(".state"))
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process kept or dropped it
+                    link_whole(path, path.with_suffix(".state"))
+                    path.unlink(missing_ok=True)
 
     def drop_rolling(self, name: str) -> None:
         """Removes a rolling state that a later one of its run replaced."""

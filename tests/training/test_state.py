@@ -1,0 +1,72 @@
+"""States are copies, whole, and comparable bit for bit."""
+
+import numpy as np
+import torch
+from torch import nn, optim
+
+from harness.training.state import capture, read_knobs, restore, same_bits
+
+
+def trained(steps: int = 2) -> tuple[nn.Module, optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        step(model, optimizer)
+    return model, optimizer
+
+
+def step(model: nn.Module, optimizer: optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.ones(5, 3)).square().sum().backward()
+    optimizer.step()
+
+
+def test_a_captured_state_does_not_change_with_the_training() -> None:
+    model, optimizer = trained()
+    state, twin = capture(model, optimizer), capture(model, optimizer)
+    step(model, optimizer)
+    assert same_bits(state, twin)
+    assert not same_bits(state, capture(model, optimizer))
+
+
+def test_a_restored_state_trains_on_as_the_first_time_however_often() -> None:
+    model, optimizer = trained()
+    state, twin = capture(model, optimizer), capture(model, optimizer)
+    step(model, optimizer)
+    wanted = capture(model, optimizer)
+    for _ in range(3):
+        restore(model, optimizer, state)
+        assert same_bits(capture(model, optimizer), twin)
+        step(model, optimizer)
+        assert same_bits(capture(model, optimizer), wanted)
+        assert same_bits(state, twin), "the optimizer works on clones"
+
+
+def test_the_learning_rate_is_the_schedulers_to_choose() -> None:
+    model, optimizer = trained()
+    state = capture(model, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.01
+    restore(model, optimizer, state)
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_knobs_are_plain_options_of_every_group() -> None:
+    model, _ = trained()
+    first, second = list(model.parameters())[:2], list(model.parameters())[2:]
+    groups = [{"params": first, "lr": torch.tensor(0.5)}, {"params": second, "lr": np.float32(0.25), "betas": (0.8, 1)}]
+    knobs = read_knobs(optim.AdamW(groups, lr=0.1, weight_decay=0.3))
+    assert [(group["lr"], group["betas"], group["weight_decay"]) for group in knobs] == [
+        (0.5, [0.9, 0.999], 0.3), (0.25, [0.8, 1], 0.3),
+    ]  # fmt: skip
+    assert all("params" not in group and type(group["lr"]) is float for group in knobs)
+
+
+def test_same_bits_sees_every_difference() -> None:
+    state = {"a": [torch.tensor([1.0, float("nan")]), (1, "x")]}
+    assert same_bits(state, {"a": [torch.tensor([1.0, float("nan")]), (1, "x")]})
+    assert not same_bits(torch.tensor(0.0), torch.tensor(-0.0))
+    assert not same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+    assert not same_bits(torch.zeros(2), torch.zeros(1, 2))
+    assert not same_bits({"a": 1}, {"a": 1, "b": 2}) and not same_bits([1], [1, 2])
+    assert same_bits(torch.ones(2, 3).t(), torch.ones(3, 2)), "the layout in memory does not count"
