@@ -59,24 +59,29 @@ class LoadedRun:
 
     def measure(self, part: str = "validation") -> dict[str, float]:
         """The loss and measures on the `validation` or `test` part, named as in the run's metrics."""
-        if part not in ("validation", "test"):
-            raise HarnessError(f"measure({part!r}): choose 'validation' or 'test'.")
-        data = self.built.data
+        batches = self._batches(part)
         with _as_trained(self.threads):
             measured = evaluate(
                 self.model,
                 self.built.loss,
-                data.batches(
-                    data.test if part == "test" else data.validation,
-                    batch_size=self.experiment.batch_size,
-                    device=self.device,
-                ),
+                batches,
                 measures=self.built.measures,
                 device=self.device,
                 precision=self.built.precision,
             )
         prefix = "test" if part == "test" else "val"
         return {f"{prefix}_{name}": value for name, value in measured.items()}
+
+    def outputs(self, part: str = "validation") -> tuple[Tensor, Tensor]:
+        """The model's outputs (N, K) float32 for the images of a part, in order, and their targets, on the CPU."""
+        self.model.eval()
+        outputs, targets = [], []
+        with _as_trained(self.threads), torch.no_grad():
+            for inputs, wanted in self._batches(part):
+                with autocast(self.device, self.built.precision):
+                    outputs.append(self.model(inputs).float().cpu())
+                targets.append(wanted.cpu())
+        return torch.cat(outputs), torch.cat(targets)
 
     def predict(self, images: Sequence[str | Path] | Tensor) -> Tensor:
         """Class probabilities (N, K), or outputs for regression, of image files or of inputs (N, ...).
@@ -95,6 +100,13 @@ class LoadedRun:
         with _as_trained(self.threads), torch.no_grad(), autocast(self.device, self.built.precision):
             outputs: Tensor = self.model(self.built.data.prepare(batch.to(self.device))).float()
         return (outputs.softmax(1) if self.built.data.is_classification else outputs).cpu()
+
+    def _batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        if part not in ("validation", "test"):
+            raise HarnessError(f"part '{part}': choose 'validation' or 'test'.")
+        data = self.built.data
+        chosen = data.test if part == "test" else data.validation
+        return data.batches(chosen, batch_size=self.experiment.batch_size, device=self.device)
 
     def _read(self, paths: Sequence[Path]) -> Tensor:
         """Image files as (N, C, H, W) uint8, as the data has them."""

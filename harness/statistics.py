@@ -42,7 +42,7 @@ def paired_bootstrap(
 
     >>> found = paired_bootstrap([1] * 30 + [0] * 50 + [-1] * 20)
     >>> f"{found.value:.2f}, {found.low:.2f} to {found.high:.2f}"
-    '0.10, -0.04 to 0.23'
+    '0.10, -0.04 to 0.24'
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:

@@ -36,6 +36,7 @@ class Options:
     is_fresh: bool = False
     is_dry_run: bool = False
     start: str | None = None
+    registers: bool = False  # the best run, in MLflow's model registry
 
     @property
     def name(self) -> str:
@@ -76,7 +77,8 @@ def make_plan(
     first = _start_beside_imports(workers)
     description: Description = ask_worker(workers, first, Describe(spec=options.spec))
     settings = description.settings | (DEMO if options.is_demo else {})
-    given = {name: value for name, value in (params or {}).items() if name in description.hyperparameters}
+    known = {**description.hyperparameters, **description.settings}
+    given = {name: value for name, value in (params or {}).items() if name in known}
     given |= description.parse(options.assignments)
     for name in ("epochs", "trials"):
         if (value := getattr(options, name)) is not None:

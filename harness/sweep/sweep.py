@@ -1,21 +1,21 @@
-"""`sweep` and `train`: from a spec file to runs in the store."""
+"""`sweep`, `train`, and the same values again with other seeds: from a spec file to runs in the store."""
 
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness.errors import INTERRUPTED
+from harness.errors import INTERRUPTED, HarnessError
 from harness.files import remove_abandoned
 from harness.report.screen import Screen, open_screen
-from harness.sweep.driver import Driver
+from harness.sweep.driver import Driver, Task
 from harness.sweep.lock import check_free, holding
-from harness.sweep.plan import Options, count_trials, device_line, fill, make_plan, say_plan
-from harness.sweep.tasks import build_task, find_train_run, open_experiment, run_lock
+from harness.sweep.plan import Options, changes_between, count_trials, device_line, fill, make_plan, say_plan
+from harness.sweep.tasks import build_task, find_seed_run, find_train_run, open_experiment, run_lock
 from harness.sweep.workers import LocalWorkers
 from harness.tracking.store import Store
 
@@ -47,6 +47,8 @@ def sweep(options: Options) -> None:
                 with _interruptible(driver, screen, options):
                     driver.run(session.tasks(trials), jobs=jobs)
                 session.summarize()
+                if options.registers:
+                    session.register()
         finally:
             screen.close()
 
@@ -74,6 +76,48 @@ def train(options: Options) -> str:
         finally:
             screen.close()
     return log.run_id
+
+
+def repeat(
+    options: Options, values: Mapping[str, Any], *, seeds: Sequence[int], of: str, identity: Mapping[str, Any]
+) -> None:
+    """Trains the values of run `of` once with each seed; interrupted runs go on where they stopped.
+
+    `identity` holds the code and data that `of` was trained with; raises `HarnessError` where the spec's are
+    others.
+    """
+    lock = options.store / "locks" / f"{options.name}.confirm.lock"
+    what = f"confirm {options.name} in {options.store}"
+    check_free(lock, what)
+    with _workers() as workers:
+        plan, first = make_plan(options, workers, is_sweep=False, params={**values, "pruner": None})
+        data = plan.report.recipe["rest"]["data"][: len(identity["data"])]  # as much of the digest as was kept
+        changes = changes_between(identity, {"code": plan.report.code, "data": data})
+        if changes:
+            raise HarnessError(
+                f"{options.spec} is not what run {of[:8]} was trained with; changed: {'; '.join(changes)}. "
+                "Sweep again, or bring its source back: it is among the run's artifacts, under spec/."
+            )
+        images, is_up = plan.report.train_images, plan.direction == "maximize"
+        screen = open_screen(["seed"], trials=len(seeds), train_images=images, maximize=is_up)
+        try:
+            screen.say(device_line(plan.report))
+            with holding(lock, what):
+                store = Store(options.store, create=True)
+                remove_abandoned(store.folder)
+                experiment_id = open_experiment(store, options, plan, ranks=False)
+
+                def tasks() -> Iterator[Task]:
+                    for seed in seeds:
+                        seeded = plan.defaults | {"seed": seed}
+                        log = find_seed_run(store, experiment_id, options, plan, seeded, of=of)
+                        yield build_task(options, plan, store, log, log.run.info.run_name, seeded)
+
+                driver = Driver(store, workers, screen, idle=[first])
+                with _interruptible(driver, screen, options):
+                    driver.run(tasks(), jobs=options.jobs or fill(plan.report))
+        finally:
+            screen.close()
 
 
 def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:

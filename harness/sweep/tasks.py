@@ -12,7 +12,7 @@ from harness.sweep.lock import is_held
 from harness.sweep.messages import Train
 from harness.sweep.plan import Options, Plan, trainable
 from harness.tracking.provenance import git_tags
-from harness.tracking.store import DIRECTION, OBJECTIVE, RUNNING, STATUS, RunLog, Store
+from harness.tracking.store import CONFIRM, CONFIRMS, DIRECTION, KIND, OBJECTIVE, RUNNING, STATUS, RunLog, Store
 
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
@@ -52,6 +52,24 @@ def find_train_run(store: Store, experiment_id: str, options: Options, plan: Pla
             return log
     tags = {"harness.kind": "train", "harness.values": tag} | source_tags(options, plan)
     return store.create_run(experiment_id, f"train-{len(earlier) + 1:04d}", params=params, tags=tags)
+
+
+def find_seed_run(
+    store: Store, experiment_id: str, options: Options, plan: Plan, values: Mapping[str, Any], *, of: str
+) -> RunLog:
+    """The run that repeats run `of` with the seed in `values`: an interrupted one, or a new one."""
+    params = {name: values[name] for name in plan.description.hyperparameters}
+    earlier = store.find_runs(experiment_id, f"tags.\"{KIND}\" = '{CONFIRM}'")
+    for run in earlier:
+        tags = run.data.tags
+        is_open = run.info.status == RUNNING or tags.get(STATUS) == "interrupted"
+        if is_open and (tags.get(CONFIRMS), tags.get("harness.seed")) == (of, str(values["seed"])):
+            log = store.resume_run(run.info.run_id)
+            log.log_params(params)
+            return log
+    tags = {KIND: CONFIRM, CONFIRMS: of, "harness.seed": str(values["seed"])}
+    name = f"confirm-{len(earlier) + 1:04d}"
+    return store.create_run(experiment_id, name, params=params, tags=tags | source_tags(options, plan))
 
 
 def run_lock(store: Store, run_id: str) -> Path:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
-from harness.tracking.store import DIRECTION, OBJECTIVE, REASON, RUNNING, STATUS, Store
+from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, REASON, RUNNING, STATUS, Store
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
 PAGE = 1000
+SYSTEM = "system/"  # what MLflow calls metrics of the machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class RunRecord:
     objective: str
     recipe: str
     reason: str | None
+    kind: str = ""  # "trial", "train" or "confirm"
 
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -42,8 +44,9 @@ class RunRecord:
 def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list[RunRecord]:
     """All runs of an experiment, the best first, or by any metric, the better end first.
 
-    Runs of one value stand in the order in which they started; those without one, or with that of another
-    objective, come last. Raises `HarnessError` where no run has the metric that is asked for.
+    Runs of one value stand in the order in which they started; those without one, with that of another
+    objective, or that only repeat a run with another seed, come last. Raises `HarnessError` where no run has
+    the metric that is asked for.
     """
     found = store.client.get_experiment(store.experiment_id(experiment))
     records: list[RunRecord] = []
@@ -59,7 +62,7 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
     objective = found.tags.get(OBJECTIVE, "val_accuracy")
     direction = found.tags.get(DIRECTION, "maximize")
     if sort is None:
-        keys = {record.run_id: record.value if record.objective == objective else None for record in records}
+        keys = {r.run_id: r.value if r.objective == objective and r.kind != CONFIRM else None for r in records}
     else:
         keys = {record.run_id: record.metrics.get(sort) for record in records}
         if records and all(key is None for key in keys.values()):
@@ -78,13 +81,17 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
 
 
 def find_best(store: Store, experiment: str) -> "Run":
-    """The finished run with the best objective; of equal ones the first."""
+    """The finished run with the best objective; of equal ones the first.
+
+    Runs that only repeat one with another seed do not count: the best of them is the luckiest seed.
+    """
     found = store.client.get_experiment(store.experiment_id(experiment))
     order = "ASC" if found.tags.get(DIRECTION) == "minimize" else "DESC"
     objective = found.tags.get(OBJECTIVE, "val_accuracy")
     runs = store.client.search_runs(
         [found.experiment_id],
-        f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}'",
+        f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}' "
+        f"AND tags.\"{KIND}\" != '{CONFIRM}'",
         max_results=1,
         order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
     )
@@ -136,10 +143,11 @@ def to_record(run: "Run") -> RunRecord:
         status=run.info.status if run.info.status == RUNNING else outcome,
         value=run.data.metrics.get("objective"),
         params=typed_params(run),
-        metrics=dict(run.data.metrics),
+        metrics={name: value for name, value in run.data.metrics.items() if not name.startswith(SYSTEM)},
         objective=tags.get(OBJECTIVE, ""),
         recipe=tags.get("harness.recipe", ""),
         reason=tags.get(REASON),
+        kind=tags.get(KIND, ""),
     )
 
 

@@ -27,6 +27,8 @@ STATUS = "harness.status"
 REASON = "harness.reason"
 OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"
+KIND, CONFIRM = "harness.kind", "confirm"  # a run that repeats another one with another seed,
+CONFIRMS = "harness.confirms"  # whose id is in this tag
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
@@ -213,7 +215,7 @@ class RunLog:
             return
         self._has_inputs = True
         profile = json.dumps(dict(description), default=str)
-        data = Dataset(name=name, digest=digest[:36], source_type="local", source=profile, profile=profile)
+        data = Dataset(name=name, digest=digest[:16], source_type="local", source=profile, profile=profile)
         self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
     def write_text(self, path: str, text: str) -> None:
@@ -286,6 +288,11 @@ def _relocate(folder: Path) -> None:
                 "WHERE experiment_id = ? AND artifact_uri LIKE ?",
                 (new, len(old) + 1, number, f"{old}/%"),
             )
+            for table, column in (("logged_models", "artifact_location"), ("model_versions", "storage_location")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ?",
+                    (new, len(old) + 1, f"{old}/%"),
+                )
         database.commit()
 
 

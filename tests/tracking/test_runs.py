@@ -10,7 +10,7 @@ from mlflow.entities import Metric
 import harness
 from harness.errors import HarnessError
 from harness.tracking.runs import RunRecord, find_best, find_run, list_runs, to_record, typed_params
-from harness.tracking.store import DIRECTION, FINISHED, KILLED, OBJECTIVE, Store
+from harness.tracking.store import DIRECTION, FINISHED, KILLED, KIND, OBJECTIVE, Store
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         tags = {OBJECTIVE: objective, DIRECTION: direction}
         experiment = opened.experiment_id(name, tags=tags)
         for number, value in enumerate((0.5, 0.9, 0.2, 0.9, 0.1)):
-            log = opened.create_run(experiment, f"trial-{number:04d}", params={"lr": 0.1}, tags={OBJECTIVE: objective})
+            tags = {OBJECTIVE: objective, KIND: "trial"}
+            log = opened.create_run(experiment, f"trial-{number:04d}", params={"lr": 0.1}, tags=tags)
             log.add_metrics({"objective": value, objective: value, "train_loss": 1 - value / 2}, 7)
             log.end(FINISHED, "finished")
         log = opened.create_run(experiment, "pruned", params={"lr": 1.0}, tags={OBJECTIVE: objective})
