@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m harness reload best experiments/vgg_cifar.py --demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -27,9 +27,7 @@ class DiabetesRegression(Experiment):
     def data(self):
         measurements, progress = load_diabetes(return_X_y=True, scaled=False)
         inputs = torch.tensor(measurements, dtype=torch.float32)  # (N, 10)
-        targets = torch.tensor(progress / 100, dtype=torch.float32).unsqueeze(
-            1
-        )  # (N, 1), as the model's outputs
+        targets = torch.tensor(progress / 100, dtype=torch.float32).unsqueeze(1)  # (N, 1), as the model's outputs
         return tensors(inputs, targets, validation=0.2, test=0.2, normalize=True, name="diabetes")
 
     def model(self):

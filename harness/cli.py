@@ -78,6 +78,12 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the spec, say what would be done, write nothing.")
     ] = False,
+    register: Annotated[
+        bool,
+        typer.Option(
+            "--register/--no-register", envvar="HARNESS_REGISTER", help="Put the best run into MLflow's model registry."
+        ),
+    ] = True,
     path_budget: Budget = None,
     store: Store = MLRUNS,
     device: Device = "auto",
@@ -101,6 +107,7 @@ def sweep(
         is_demo=demo,
         is_fresh=fresh,
         is_dry_run=dry_run,
+        registers=register,
     )
     sweeping.sweep(options)
     if demo and not dry_run:
@@ -186,12 +193,18 @@ def best(
         record, tested = to_record(run), None
         if test:
             from harness.reload import load
+            from harness.tracking.looks import describe_looks, note_look
 
-            tested = load(opened, run, device=device).measure("test")
+            loaded = load(opened, run, device=device)
+            _ = loaded.built.data.test  # an error where there is none: nothing was seen then
+            looks = note_look(opened, [run], by="best --test")
+            tested = loaded.measure("test")
     if as_json:
         _print_json(record.as_json() | ({} if tested is None else {"test": tested}))
     else:
         typer.echo("\n".join(run_lines(record, tested)))
+    if tested is not None:
+        typer.echo(describe_looks(looks), err=as_json)
 
 
 @app.command()
@@ -265,6 +278,92 @@ def predict(
         _print_json(rows)
     else:
         typer.echo("\n".join(prediction_lines(rows)))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN", help="Two or more: run ids, their beginnings, or 'best'.", show_default=False),
+    ],
+    spec: Annotated[
+        Path | None,
+        typer.Option(metavar="SPEC", help=BestOf, show_default=False),
+    ] = None,
+    as_json: Json = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """What differs between runs, and whether the difference in what they measured is real.
+
+    The models are measured again on the same validation images: the paired bootstrap says by how much one is
+    better, McNemar's test how likely so much is by chance.
+    """
+    from harness import compare as comparing
+    from harness.report import comparison
+    from harness.spec import experiment_name
+
+    _use_data(data_dir)
+    with _output_kept(as_json):
+        experiment = None if spec is None else experiment_name(spec, is_demo=demo)
+        compared = comparing.compare(runs, store=store, experiment=experiment, device=device)
+    if as_json:
+        _print_json(comparison.as_json(compared))
+    else:
+        comparison.print_comparison(compared)
+
+
+@app.command()
+def confirm(
+    spec: SpecArgument,
+    seeds: Annotated[int, typer.Option(metavar="N", min=2, help="Other seeds, in all; known runs count.")] = 5,
+    jobs: Annotated[str, typer.Option(metavar="N|auto", help="Runs at once; results do not depend on it.")] = "auto",
+    as_json: Json = False,
+    demo: Demo = False,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Train the best run of SPEC again with other seeds, then look at the test part, once.
+
+    Says mean, standard deviation and interval over the seeds. Run again, it goes on; that the test part was
+    looked at, and when, is kept in MLflow.
+    """
+    from harness import confirm as confirming
+    from harness.report import confirmation
+    from harness.sweep.plan import Options
+
+    _use_data(data_dir)
+    with _output_kept(as_json):
+        options = Options(spec=spec, store=store, device=device, jobs=_parse_jobs(jobs), is_demo=demo)
+        confirmed = confirming.confirm(options, seeds=seeds)
+    if as_json:
+        _print_json(confirmation.as_json(confirmed))
+    else:
+        confirmation.print_confirmation(confirmed)
+
+
+@app.command()
+def ui(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SPEC", help="The spec whose runs to show; all where none is named.", show_default=False
+        ),
+    ] = None,
+    demo: Demo = False,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=1024, max=65535, help="Where to listen, on this machine.")
+    ] = 5000,
+    store: Store = MLRUNS,
+) -> None:
+    """Show the runs in MLflow's own pages, until Ctrl-C."""
+    from harness.spec import experiment_name
+    from harness.tracking.ui import show
+
+    show(store, None if spec is None else experiment_name(spec, is_demo=demo), port=port, say=typer.echo)
 
 
 def main() -> None:

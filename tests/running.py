@@ -95,4 +95,4 @@ def command(*arguments: object) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """The environment that a command gets: this checkout first, nothing of the caller's store."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HARNESS_"))}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "HARNESS_REGISTER": "0"} | more

@@ -366,7 +366,7 @@ def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(spec: Path, tmp
     assert run["status"] == "INTERRUPTED"
     (tmp_path / "slow").unlink()
     again = zygote.start("train", spec, "--epochs", 12, cwd=tmp_path).wait()
-    assert again.code == 0 and again.out.count("(reused)") >= 2
+    assert again.code == 0 and "(reused)" in again.out
     [finished] = zygote.start("runs", spec, "--json", cwd=tmp_path).wait().json
     assert (finished["run_id"], finished["status"]) == (run["run_id"], "FINISHED")
 

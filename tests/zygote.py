@@ -13,6 +13,8 @@ SLOW = (
     "mlflow.store.tracking.sqlalchemy_store",
     "pandas",
     "sklearn.datasets",
+    "harness.compare",
+    "harness.confirm",
     "harness.reload",
     "harness.sweep.preload",
     "harness.sweep.study",

@@ -67,7 +67,10 @@ class LiveScreen(Screen):
 
     def refresh(self) -> None:
         if self._live.is_started:
-            self._live.update(Group(self._table(), Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")), refresh=True)
+            self._live.update(
+                Group(self._table(), Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")),
+                refresh=True,
+            )
 
     def close(self) -> None:
         self._live.stop()

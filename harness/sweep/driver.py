@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 from harness.errors import FAILED, HarnessError, UserCodeError
 from harness.report.screen import Screen
 from harness.sweep.messages import Done, Failed, Prepared, Request, Train, Verdict
+from harness.sweep.note import run_note
 from harness.sweep.workers import Lost, Workers
 from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
+from harness.tracking.system import SECONDS, SystemSampler
 from harness.training.results import EpochResult
 
 SAME_ERRORS = 3  # in a row end a sweep
@@ -40,6 +43,7 @@ class Task:
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
     is_pruned: bool = False
+    is_sampled: bool = False
 
     @property
     def value(self) -> float | None:
@@ -69,6 +73,7 @@ class Driver:
         self._idle = list(idle or [])
         self._active: dict[int, Task] = {}
         self._errors: list[str] = []
+        self._sampler = SystemSampler()
 
     def run(self, tasks: Iterator[Task], *, jobs: int) -> list[Task]:
         """Takes a task whenever a worker is free; returns those that ended."""
@@ -84,7 +89,7 @@ class Driver:
             if not self._active:
                 return ended
             touched: set[RunLog] = set()
-            for worker, message in self._workers.receive(self._screen.refresh_seconds):
+            for worker, message in self._workers.receive(self._screen.refresh_seconds or SECONDS):
                 task = self._active.get(worker)
                 if task is None:
                     self._idle = [number for number in self._idle if number != worker]
@@ -93,6 +98,10 @@ class Driver:
                     touched.discard(task.log)
                     ended.append(task)
                 else:
+                    touched.add(task.log)
+            if self._sampler.is_due:
+                for task in self._active.values():
+                    self._sample(task)
                     touched.add(task.log)
             for log in touched:
                 log.send()
@@ -173,7 +182,8 @@ class Driver:
     def _take_epoch(self, worker: int, task: Task, result: EpochResult) -> None:
         before = task.results[-1].learning_rate if task.results else result.learning_rate
         task.results.append(result)
-        metrics = {**result.metrics, "lr": result.learning_rate, "epoch_seconds": result.epoch_seconds}
+        first = {task.objective: result.metrics[task.objective]}  # what MLflow's pages compare by is logged first
+        metrics = first | result.metrics | {"lr": result.learning_rate, "epoch_seconds": result.epoch_seconds}
         task.log.add_metrics(finite(metrics), result.epoch)
         goes_on = True
         if task.trial is not None and result.is_finite:
@@ -182,6 +192,12 @@ class Driver:
             task.is_pruned = not goes_on
             self._workers.send(worker, Verdict(goes_on=goes_on))
         self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
+
+    def _sample(self, task: Task) -> None:
+        """What the machine is doing, at the run's second."""
+        task.is_sampled = True
+        seconds = time.time() - task.log.run.info.start_time / 1000
+        task.log.add_metrics(self._sampler.sample(), round(seconds))
 
     def _finish(self, task: Task, done: Done) -> None:
         log, last = task.log, task.results[-1]
@@ -202,8 +218,17 @@ class Driver:
         if outcome == "finished" and task.value is not None and math.isfinite(task.value):
             final["objective"] = task.value
         log.add_metrics(final, last.epoch)
+        if not task.is_sampled:
+            self._sample(task)
         trained_by = list(dict.fromkeys(result.trained_by for result in task.reused))
-        log.set_tags({"harness.reused_from": ", ".join(trained_by) or "nothing"})
+        part = {0: "none", len(task.results): "all"}.get(len(task.reused), "some")
+        log.set_tags(
+            {
+                "harness.reused": part,
+                "harness.reused_from": ", ".join(trained_by) or "nothing",
+                "mlflow.note.content": run_note(task, reason),
+            }
+        )
         status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
         log.end(status, outcome, reason)
         if task.trial is not None:

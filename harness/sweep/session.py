@@ -56,6 +56,13 @@ class SweepSession:
         values = shown_values(json.loads(best.user_attrs["values"]), list(self._plan.searched))
         self._screen.say(f"best: {_trial_name(best.number)}  {objective} {best.value:.4f}  {values}")
 
+    def register(self) -> None:
+        """Makes the best run MLflow's registered model, where it is not that already."""
+        from harness.registry import register_best
+
+        if self._study.best() is not None:
+            register_best(self.store, self._options.name, self._screen.say)
+
     def _open_study(self) -> Study:
         options, plan = self._options, self._plan
         identity = identity_of(plan)

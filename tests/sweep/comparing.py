@@ -27,6 +27,7 @@ def read_store(folder: Path, experiment: str = "small") -> dict[str, Any]:
         points = {
             name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
             for name in run.data.metrics
+            if not name.startswith("system/")  # the machine's, not the training's
         }
         for name, listed in points.items():
             steps = [step for step, _ in listed]

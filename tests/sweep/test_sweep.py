@@ -199,7 +199,7 @@ def test_out_of_memory_fails_one_trial_and_names_the_batch_size(harness: Harness
     edit(
         spec,
         "        return optim.SGD",
-        "        if self.lr == 1.0:\n            raise torch.OutOfMemoryError('out of memory')\n        return optim.SGD",
+        "        if self.lr == 1.0:\n            raise torch.OutOfMemoryError('no memory')\n        return optim.SGD",
     )
     done = harness("sweep", spec, "--trials", 6, "--jobs", 1)
     states = [trial["state"] for trial in read_study(tmp_path / "mlruns")]

@@ -136,7 +136,8 @@ def test_the_tags_say_where_a_run_comes_from(found: dict[str, Run], swept: Path)
         assert tags["harness.git.dirty"] == "false"
         assert tags["mlflow.source.name"] == "small.py"
         assert tags["mlflow.user"]
-        assert tags["mlflow.note.content"] == "A small network on generated features: trains in a moment, and plateaus."
+        assert tags["mlflow.note.content"].startswith("**val_accuracy ")
+        assert "of 8. Learning rate" in tags["mlflow.note.content"]
         assert tags["harness.version.torch"] == str(torch.__version__)
         assert tags["harness.version.python"] == sys.version.split()[0]
         assert tags["harness.version.harness"] and tags["harness.version.torchvision"]

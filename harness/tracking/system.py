@@ -1,0 +1,64 @@
+"""What the machine is doing: CPU, memory and GPUs, under the names that MLflow's pages look for."""
+
+import time
+
+import psutil
+import pynvml
+
+SECONDS = 10.0  # between two samples
+SHORTEST = 0.5  # seconds: below, the CPU's share is noise
+MEGABYTE = 1e6
+
+
+class SystemSampler:
+    """Samples the machine in passing: a call costs less than a millisecond, and no thread runs."""
+
+    def __init__(self) -> None:
+        self._gpus = _find_gpus()
+        psutil.cpu_percent()  # the share is over the time since the last call
+        self._sampled_at = time.monotonic()
+        self._last: dict[str, float] = {}
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last sample is old enough for another one."""
+        return time.monotonic() - self._sampled_at >= SECONDS
+
+    def sample(self) -> dict[str, float]:
+        """The machine's load since the last sample, in percent, megabytes and watts."""
+        if self._last and time.monotonic() - self._sampled_at < SHORTEST:
+            return self._last
+        memory = psutil.virtual_memory()
+        metrics = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / MEGABYTE,
+            "system_memory_usage_percentage": 100 * memory.used / memory.total,
+        }
+        for number, gpu in enumerate(self._gpus):
+            metrics |= {f"gpu_{number}_{name}": value for name, value in _gpu_metrics(gpu).items()}
+        self._sampled_at = time.monotonic()
+        self._last = {f"system/{name}": round(value, 1) for name, value in metrics.items()}
+        return self._last
+
+
+def _find_gpus() -> list[object]:
+    """NVIDIA's handles of all GPUs; none where there is no driver, or it lets us see none."""
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def _gpu_metrics(gpu: object) -> dict[str, float]:
+    """What a GPU can tell: slices of one (MIG) know their memory only."""
+    metrics: dict[str, float] = {}
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+        metrics["memory_usage_megabytes"] = memory.used / MEGABYTE
+        metrics["memory_usage_percentage"] = 100 * memory.used / memory.total
+        metrics["utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+        metrics["power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
+    except pynvml.NVMLError:
+        pass
+    return metrics

@@ -1,0 +1,175 @@
+"""MLflow's own pages on this machine: a server beside the store, gone when the block ends."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from harness.errors import FAILED, HarnessError
+from harness.tracking.store import DATABASE, Store
+from harness.tracking.view import links
+
+HOST = "127.0.0.1"
+MOST_PORTS = 50  # tried, from the one that is asked for
+START_SECONDS = 180.0
+STOP_SECONDS = 10.0
+ENVIRONMENT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eleven processes fewer
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """MLflow's server, as it was started."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def wait_until_ready(self) -> None:
+        """Waits until it answers; raises `HarnessError` with its last words where it ends instead."""
+        ends = time.monotonic() + START_SECONDS
+        while not _answers(f"{self.address}/health"):
+            if self.process.poll() is not None or time.monotonic() > ends:
+                raise HarnessError(f"MLflow's server did not start:\n{self._last_words()}", exit_code=FAILED)
+            time.sleep(0.2)
+
+    def wait(self) -> None:
+        """Waits until it ends, which it does only when something is wrong."""
+        self.process.wait()
+        raise HarnessError(f"MLflow's server ended:\n{self._last_words()}", exit_code=FAILED)
+
+    def _last_words(self) -> str:
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        return "\n".join(lines[-5:])
+
+
+def show(folder: Path, experiment: str | None, *, port: int, say: Callable[[str], None]) -> None:
+    """Says where MLflow shows an experiment, or all; serves those pages until it is interrupted.
+
+    Where `MLFLOW_TRACKING_URI` names a server, that one's pages are said, and nothing is started. Raises
+    `HarnessError` where there are no runs, or the server does not start.
+    """
+    remote = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if remote.startswith(("http://", "https://")):
+        say(_listed(links(Store(folder), remote, experiment)))
+        return
+    if remote:
+        raise HarnessError(f"MLFLOW_TRACKING_URI is {remote}: unset it to see --store {folder}, or name a server.")
+    if not (folder / DATABASE).exists():
+        raise HarnessError(f"{folder} holds no runs yet; start with: python -m harness sweep SPEC --store {folder}")
+    chosen = free_port(port)
+    if chosen != port:
+        say(f"port {port} is in use; {chosen} is free.")
+    say("starting MLflow's pages; that takes a while ...")
+    with serving(folder, chosen) as server:  # it starts while this process loads MLflow
+        pages = links(Store(folder), server.address, experiment)
+        server.wait_until_ready()
+        say(_listed(pages))
+        say("Ctrl-C stops it.")
+        server.wait()
+
+
+def free_port(wanted: int) -> int:
+    """The wanted port, or the next one that nobody listens on."""
+    for port in range(wanted, min(wanted + MOST_PORTS, 2**16)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise HarnessError(f"--port {wanted}: this port and the {MOST_PORTS - 1} after it are taken.")
+
+
+@contextmanager
+def serving(folder: Path, port: int) -> Iterator[Server]:
+    """MLflow's server for a store's folder, inside a `with` block; it takes seconds until it answers.
+
+    However the block ends, SIGTERM included, no process stays.
+    """
+    artifacts = (folder.absolute() / "artifacts").as_uri()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{folder.absolute() / DATABASE}"),
+        *("--no-serve-artifacts", "--default-artifact-root", artifacts),
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    with tempfile.TemporaryFile() as log, _stopped_by(signal.SIGTERM, signal.SIGHUP):
+        process = subprocess.Popen(
+            command,
+            env=kept | ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own: Ctrl-C comes here first, and its children end with it
+        )
+        try:
+            yield Server(address=f"http://{HOST}:{port}", process=process, log=log)
+        finally:
+            _end(process)
+
+
+def _listed(pages: Mapping[str, str]) -> str:
+    width = max(map(len, pages))
+    return "\n".join(f"{name:<{width}}  {address}" for name, address in pages.items())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and its children: politely, then not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        ends = time.monotonic() + STOP_SECONDS
+        while _group_lives(process) and time.monotonic() < ends:
+            time.sleep(0.05)
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _stopped_by(*numbers: int) -> Iterator[None]:
+    """These signals end the block as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {
+        number: signal.signal(number, stop) for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
