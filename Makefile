@@ -10,6 +10,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m harness sweep experiments/vgg_cifar.py --demo
 	@echo
 	$(BIN)/python -m harness reload best experiments/vgg_cifar.py --demo
+	@echo
+	@echo 'Look at the runs in your browser:  $(BIN)/python -m harness ui experiments/vgg_cifar.py --demo'
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest -n 2
