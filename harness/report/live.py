@@ -28,8 +28,6 @@ class Row:
 class LiveScreen(Screen):
     """Draws four times a second, and only on a terminal."""
 
-    refresh_seconds = 0.25
-
     def __init__(
         self, console: Console, hyperparameters: Sequence[str], *, trials: int, train_images: int, maximize: bool
     ) -> None:

@@ -13,8 +13,6 @@ from harness.training.results import EpochResult
 class Screen:
     """Plain lines: one when a run starts, one an epoch, one when it ends."""
 
-    refresh_seconds: float | None = None
-
     def __init__(self, console: Console, hyperparameters: Sequence[str]) -> None:
         self.console = console
         self._hyperparameters = hyperparameters

@@ -150,7 +150,7 @@ def _interruptible(driver: Driver, screen: Screen, options: Options) -> Iterator
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
-        raise KeyboardInterrupt
+        driver.stop()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
