@@ -1,18 +1,33 @@
 """The command line: arguments to one call each. Torch and MLflow are loaded by the commands that need them."""
 
-import json
-import math
 import os
-import re
 import sys
 import traceback
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from harness.arguments import (
+    DATA,
+    MLRUNS,
+    BestOf,
+    Budget,
+    DataDir,
+    Demo,
+    Device,
+    Epochs,
+    Json,
+    RunArgument,
+    Set,
+    SpecArgument,
+    Store,
+    parse_duration,
+    parse_jobs,
+    parse_size,
+)
 from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError
+from harness.report.document import output_kept, print_json
 
 app = typer.Typer(
     name="harness",
@@ -25,38 +40,6 @@ app = typer.Typer(
     epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. "
     "RUN is an MLflow run id, the beginning of one, or 'best'.",
 )
-
-SpecArgument = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="The spec file, such as experiments/vgg_cifar.py.", show_default=False)
-]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'best'.")]
-BestOf = "The spec whose best run is meant, where RUN is 'best' and the store has more than one."
-Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs, checkpoints and epochs are kept.")]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to compute on.")]
-DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
-]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        "--epochs", metavar="N", min=1, help="Epochs a run, in all; known ones are reused.", show_default=False
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        "--path-budget",
-        metavar="SIZE",
-        help="Disk for the states that later runs start from, such as 5GB.  "
-        "[default: 20GB, or a tenth of the free disk]",
-        show_default=False,
-    ),
-]
-MLRUNS, DATA = Path("mlruns"), Path("data")
 
 
 @app.command()
@@ -101,7 +84,7 @@ def sweep(
         assignments=tuple(assignments or ()),
         trials=trials,
         epochs=epochs,
-        jobs=_parse_jobs(jobs),
+        jobs=parse_jobs(jobs),
         timeout_seconds=None if timeout is None else parse_duration(timeout),
         path_budget_bytes=None if path_budget is None else parse_size(path_budget),
         is_demo=demo,
@@ -187,7 +170,7 @@ def best(
     from harness.tracking.store import Store
 
     _use_data(data_dir)
-    with _output_kept(as_json):
+    with output_kept(as_json):
         opened = Store(store)
         run = find_best(opened, experiment_name(spec, is_demo=demo))
         record, tested = to_record(run), None
@@ -200,7 +183,7 @@ def best(
             looks = note_look(opened, [run], by="best --test")
             tested = loaded.measure("test")
     if as_json:
-        _print_json(record.as_json() | ({} if tested is None else {"test": tested}))
+        print_json(record.as_json() | ({} if tested is None else {"test": tested}))
     else:
         typer.echo("\n".join(run_lines(record, tested)))
     if tested is not None:
@@ -232,12 +215,12 @@ def reload(
     from harness.tracking.store import Store
 
     _use_data(data_dir)
-    with _output_kept(as_json):
+    with output_kept(as_json):
         opened = Store(store)
         found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo))
         verification = reloading.verify(opened, found, device=device)
     if as_json:
-        _print_json(reloading.as_json(verification))
+        print_json(reloading.as_json(verification))
     else:
         typer.echo("\n".join(verification_lines(verification)))
     if not verification.match:
@@ -263,7 +246,7 @@ def predict(
     from harness.report.tables import prediction_lines
 
     _use_data(data_dir)
-    with _output_kept(as_json):
+    with output_kept(as_json):
         loaded = load_run(run, spec, store=store, device=device, demo=demo)
         outputs = loaded.predict(images)
     classes = loaded.built.data.classes
@@ -275,7 +258,7 @@ def predict(
             top = int(output.argmax())
             rows.append({"image": str(image), "class": classes[top], "probability": float(output[top])})
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         typer.echo("\n".join(prediction_lines(rows)))
 
@@ -306,11 +289,11 @@ def compare(
     from harness.spec import experiment_name
 
     _use_data(data_dir)
-    with _output_kept(as_json):
+    with output_kept(as_json):
         experiment = None if spec is None else experiment_name(spec, is_demo=demo)
         compared = comparing.compare(runs, store=store, experiment=experiment, device=device)
     if as_json:
-        _print_json(comparison.as_json(compared))
+        print_json(comparison.as_json(compared))
     else:
         comparison.print_comparison(compared)
 
@@ -336,11 +319,11 @@ def confirm(
     from harness.sweep.plan import Options
 
     _use_data(data_dir)
-    with _output_kept(as_json):
-        options = Options(spec=spec, store=store, device=device, jobs=_parse_jobs(jobs), is_demo=demo)
+    with output_kept(as_json):
+        options = Options(spec=spec, store=store, device=device, jobs=parse_jobs(jobs), is_demo=demo)
         confirmed = confirming.confirm(options, seeds=seeds)
     if as_json:
-        _print_json(confirmation.as_json(confirmed))
+        print_json(confirmation.as_json(confirmed))
     else:
         confirmation.print_confirmation(confirmed)
 
@@ -385,40 +368,6 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def parse_duration(text: str) -> float:
-    """Seconds.
-
-    >>> parse_duration("30m"), parse_duration("1h30m"), parse_duration("45")
-    (1800.0, 5400.0, 45.0)
-    """
-    matched = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    if not matched or not any(matched.groups()):
-        raise HarnessError(f"--timeout {text}: write it as 45s, 30m or 1h30m.")
-    hours, minutes, seconds = (float(part or 0) for part in matched.groups())
-    return hours * 3600 + minutes * 60 + seconds
-
-
-def parse_size(text: str) -> int:
-    """Bytes.
-
-    >>> parse_size("5GB"), parse_size("300 MB")
-    (5000000000, 300000000)
-    """
-    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
-    if not matched:
-        raise HarnessError(f"--path-budget {text}: write it as 500MB or 5GB.")
-    return int(float(matched[1]) * units[matched[2]])
-
-
-def _parse_jobs(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
-    return int(text)
-
-
 def _use_data(folder: Path) -> None:
     if folder != DATA:
         os.environ["HARNESS_DATA_DIR"] = str(folder)
@@ -429,30 +378,12 @@ def _show_runs(store: Path, name: str, *, sort: str | None = None, as_json: bool
     from harness.tracking.runs import list_runs
     from harness.tracking.store import Store
 
-    with _output_kept(as_json):
+    with output_kept(as_json):
         records = list_runs(Store(store), name, sort=sort)
     if as_json:
-        _print_json([record.as_json() for record in records])
+        print_json([record.as_json() for record in records])
     else:
         runs_table(records, sort=sort)
-
-
-def _output_kept(as_json: bool) -> AbstractContextManager[Any]:
-    """With `--json`, whatever a spec or a library prints goes to stderr: stdout is for the document."""
-    return redirect_stdout(sys.stderr) if as_json else nullcontext()
-
-
-def _print_json(document: object) -> None:
-    typer.echo(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _show_usage_error(error: Exception) -> int:

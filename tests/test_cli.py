@@ -13,7 +13,7 @@ import torch
 from small import SPEC
 from torch import nn
 
-from harness.cli import parse_duration, parse_size
+from harness.arguments import parse_duration, parse_size
 from harness.errors import HarnessError
 from harness.experiment import Experiment
 from harness.report.tables import runs_table
@@ -394,7 +394,7 @@ def test_durations_and_sizes() -> None:
 
 
 def test_what_is_not_a_number_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.cli import _print_json
+    from harness.report.document import print_json
 
-    _print_json({"a": float("nan"), "b": [float("inf"), (1.5, None)]})
+    print_json({"a": float("nan"), "b": [float("inf"), (1.5, None)]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, [1.5, None]]}

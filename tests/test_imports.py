@@ -24,7 +24,8 @@ ALLOWED = {  # a part of the package -> the parts that it may import, beside the
     "registry": {"tracking", "export"},
     "compare": {"data", "training", "tracking", "reload", "statistics"},
     "confirm": {"training", "tracking", "reload", "statistics", "sweep"},
-    "cli": {"sweep", "reload", "report", "tracking", "compare", "confirm"},
+    "arguments": set(),
+    "cli": {"arguments", "sweep", "reload", "report", "tracking", "compare", "confirm"},
     "__main__": {"cli"},
 }
 FORBIDDEN = {  # libraries that a part must not know

@@ -1,0 +1,75 @@
+"""The arguments that commands share: their help, and how durations, sizes and numbers of jobs are written."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import HarnessError
+
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The spec file, such as experiments/vgg_cifar.py.", show_default=False)
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'best'.")]
+BestOf = "The spec whose best run is meant, where RUN is 'best' and the store has more than one."
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs, checkpoints and epochs are kept.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to compute on.")]
+DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs", metavar="N", min=1, help="Epochs a run, in all; known ones are reused.", show_default=False
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--path-budget",
+        metavar="SIZE",
+        help="Disk for the states that later runs start from, such as 5GB.  "
+        "[default: 20GB, or a tenth of the free disk]",
+        show_default=False,
+    ),
+]
+MLRUNS, DATA = Path("mlruns"), Path("data")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds.
+
+    >>> parse_duration("30m"), parse_duration("1h30m"), parse_duration("45")
+    (1800.0, 5400.0, 45.0)
+    """
+    matched = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not matched or not any(matched.groups()):
+        raise HarnessError(f"--timeout {text}: write it as 45s, 30m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in matched.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes.
+
+    >>> parse_size("5GB"), parse_size("300 MB")
+    (5000000000, 300000000)
+    """
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if not matched:
+        raise HarnessError(f"--path-budget {text}: write it as 500MB or 5GB.")
+    return int(float(matched[1]) * units[matched[2]])
+
+
+def parse_jobs(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
+    return int(text)
