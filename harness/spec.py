@@ -51,7 +51,7 @@ class Description:
             elif name in SETTINGS:
                 values[name] = parse_setting(name, text, self.settings[name])
             else:
-                known = [*self.hyperparameters, *SETTINGS]
+                known = list(dict.fromkeys([*self.hyperparameters, *SETTINGS]))
                 raise HarnessError(
                     f"--set {name}: {self.path} has no hyperparameter or setting '{name}'."
                     f"{did_you_mean(name, known)} It has: {', '.join(known)}."
