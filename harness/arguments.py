@@ -1,5 +1,6 @@
 """The arguments that commands share: their help, and how durations, sizes and numbers of jobs are written."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -73,3 +74,9 @@ def parse_jobs(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
     return int(text)
+
+
+def use_data(folder: Path) -> None:
+    """Makes a folder the one where data is looked for and downloaded to."""
+    if folder != DATA:
+        os.environ["HARNESS_DATA_DIR"] = str(folder)

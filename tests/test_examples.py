@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from running import Zygote
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(
@@ -28,7 +29,7 @@ def test_the_readme_names_what_is_there() -> None:
     for path in re.findall(r"`((?:experiments|benchmarks|harness|tests)/[\w./]*)`", text):
         assert (ROOT / path).exists(), path
     commands = set(re.findall(r"python -m harness (\w+)", text)) - {"COMMAND"}
-    source = (ROOT / "harness" / "cli.py").read_text()
+    source = "".join((ROOT / "harness" / name).read_text() for name in ("cli.py", "cli_results.py"))
     assert commands and all(f"def {command}(" in source for command in commands)
 
 
@@ -36,3 +37,18 @@ def test_the_spec_in_the_readme_is_the_one_in_the_repository() -> None:
     block = re.search(r"```python\n# experiments/vgg_cifar.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert block is not None
     assert block[1].strip() in (ROOT / "experiments" / "vgg_cifar.py").read_text()
+
+
+def test_the_example_in_the_docs_runs_as_it_stands(
+    zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "example.md").read_text()
+    commands = re.findall(r"^\$ python -m harness (sweep .*)$", text, re.M)
+    assert len(commands) == 1
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    assert zygote.start(*commands[0].replace("30", "5").split(), cwd=tmp_path).wait().code == 0
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(block, names)
+    assert list(names["runs"].columns)[:4] == ["run_id", "name", "status", "value"]  # type: ignore[attr-defined]

@@ -25,7 +25,9 @@ ALLOWED = {  # a part of the package -> the parts that it may import, beside the
     "compare": {"data", "training", "tracking", "reload", "statistics"},
     "confirm": {"training", "tracking", "reload", "statistics", "sweep"},
     "arguments": set(),
-    "cli": {"arguments", "sweep", "reload", "report", "tracking", "compare", "confirm"},
+    "reporting": {"data", "tracking", "reload", "report.study", "sweep.study"},
+    "cli_results": {"arguments", "sweep.plan", "reload", "report", "tracking", "compare", "confirm", "reporting"},
+    "cli": {"arguments", "sweep", "cli_results"},
     "__main__": {"cli"},
 }
 FORBIDDEN = {  # libraries that a part must not know
@@ -40,6 +42,8 @@ FORBIDDEN = {  # libraries that a part must not know
     "statistics": {"torch", "mlflow", "optuna", "typer", "rich"},
     "compare": {"mlflow", "optuna", "typer", "rich"},
     "confirm": {"mlflow", "optuna", "typer", "rich"},
+    "reporting": {"mlflow", "optuna", "typer", "rich"},
+    "cli_results": {"torch", "optuna", "mlflow"},
     "cli": {"torch", "optuna", "mlflow"},
 }
 

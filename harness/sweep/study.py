@@ -255,6 +255,13 @@ def open_study(storage: JournalStorage, name: str) -> optuna.Study | None:
         return None
 
 
+def find_importances(study: optuna.Study) -> dict[str, float]:
+    """The share of each hyperparameter in what came out, by Optuna's default evaluator; they sum to 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.importance.get_param_importances(study)
+
+
 def archive_study(storage: JournalStorage, name: str) -> str:
     """Gives a study another name, so that a new one can take its place; the new name."""
     taken = set(optuna.get_all_study_names(storage))

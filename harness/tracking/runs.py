@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
-from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, REASON, RUNNING, STATUS, Store
+from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, REASON, RUNNING, STATUS, SUMMARY, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,8 @@ class RunRecord:
     recipe: str
     reason: str | None
     kind: str = ""  # "trial", "train" or "confirm"
+    study: str = ""  # of a trial: what tells its study from earlier ones of the same spec
+    trial: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -55,7 +57,7 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
         page = store.client.search_runs(
             [found.experiment_id], max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
         )
-        records += [to_record(run) for run in page]
+        records += [to_record(run) for run in page if run.data.tags.get(KIND) != SUMMARY]
         token = page.token
         if not token:
             break
@@ -148,6 +150,8 @@ def to_record(run: "Run") -> RunRecord:
         recipe=tags.get("harness.recipe", ""),
         reason=tags.get(REASON),
         kind=tags.get(KIND, ""),
+        study=tags.get("harness.study", ""),
+        trial=int(tags["harness.trial"]) if "harness.trial" in tags else None,
     )
 
 
@@ -180,12 +184,16 @@ def history(run_id: str, *, store: str | Path = "mlruns") -> "pd.DataFrame":
 
     `run_id` is a run id or a unique prefix of one. Raises `HarnessError` where there is none.
     """
+    opened = Store(Path(store))
+    return read_curves(opened, find_run(opened, run_id))
+
+
+def read_curves(store: Store, run: "Run") -> "pd.DataFrame":
+    """The curves of a run of an open store: see `history`."""
     import pandas as pd
 
-    opened = Store(Path(store))
-    run = find_run(opened, run_id)
     columns: Mapping[str, dict[int, float]] = {
-        name: {metric.step: metric.value for metric in opened.client.get_metric_history(run.info.run_id, name)}
+        name: {metric.step: metric.value for metric in store.client.get_metric_history(run.info.run_id, name)}
         for name in run.data.metrics
         if name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds")
     }

@@ -29,6 +29,7 @@ OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"
 KIND, CONFIRM = "harness.kind", "confirm"  # a run that repeats another one with another seed,
 CONFIRMS = "harness.confirms"  # whose id is in this tag
+SUMMARY = "summary"  # the run that keeps the report
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
@@ -136,6 +137,13 @@ class Store:
     def keeps_artifacts(self, run: "Run") -> bool:
         """Whether what is written into `artifact_folder` is an artifact already."""
         return urlparse(run.info.artifact_uri).scheme in ("", "file")
+
+    def add_artifact(self, run: "Run", path: str, content: bytes) -> None:
+        """Writes an artifact of a run, whole; one of that path is replaced."""
+        local = self.artifact_folder(run) / path
+        write_whole(local, content)
+        if not self.keeps_artifacts(run):
+            self.client.log_artifact(run.info.run_id, str(local), str(Path(path).parent) if "/" in path else None)
 
     def artifact(self, run: "Run", path: str) -> Path:
         """A local copy of an artifact (file or folder), or the artifact itself where it is local."""

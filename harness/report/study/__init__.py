@@ -1,0 +1,1 @@
+"""The report of a study: one page that stands alone, and its pictures as files."""

@@ -1,0 +1,34 @@
+"""The run `summary` of an experiment: it trains nothing and keeps the report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.tracking.store import FINISHED, KIND, SUMMARY, RunLog, Store
+
+PAGE = "report.html"
+
+
+def keep_report(
+    store: Store, experiment: str, page: Path, pictures: Sequence[Path], *, best: str | None, totals: Mapping[str, int]
+) -> None:
+    """Puts the page and its pictures among the artifacts of the experiment's `summary`; `totals` become its tags.
+
+    The page is put among those of the run `best` as well.
+    """
+    experiment_id = store.experiment_id(experiment)
+    found = store.find_runs(experiment_id, f"tags.\"{KIND}\" = '{SUMMARY}'", most=1)
+    if found:
+        log = RunLog(store, found[0])
+    else:
+        log = store.create_run(experiment_id, "summary", params={}, tags={KIND: SUMMARY})
+        log.end(FINISHED, SUMMARY)
+    note = f"The report of {experiment} is among the artifacts: `{PAGE}` and its pictures. This run trained nothing."
+    log.set_tags(
+        {"mlflow.note.content": note, "harness.best": best or "none"}
+        | {f"harness.total.{name}": total for name, total in totals.items()}
+    )
+    store.add_artifact(log.run, PAGE, page.read_bytes())
+    for picture in pictures:
+        store.add_artifact(log.run, f"pictures/{picture.name}", picture.read_bytes())
+    if best is not None:
+        store.add_artifact(store.client.get_run(best), PAGE, page.read_bytes())
