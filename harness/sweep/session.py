@@ -31,7 +31,7 @@ class SweepSession:
         for asked in self._study.interrupted():
             self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
             yield self._task(asked)
-        while len(self._study.trials()) < trials:
+        while self._study.count < trials:
             if ends is not None and time.monotonic() > ends:
                 self._screen.say("the time is up: no further trial is started.")
                 return

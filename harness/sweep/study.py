@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # public, but not declared so to type checkers
@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import HarnessError, did_you_mean
 from harness.search import Hyperparameter
+from harness.sweep.sampling import LongTPE
 
 VALUES = "values"  # user attribute of a trial: the real values, as JSON
 RUN_ID = "run_id"
@@ -106,6 +107,7 @@ class Study:
         if "identity" not in self._study.user_attrs:
             self._study.set_user_attr("identity", json.dumps(identity, default=repr))
             self._study.set_user_attr("uid", os.urandom(6).hex())
+        self.count = len(self.trials())  # kept, as listing thousands takes its time
 
     @property
     def uid(self) -> str:
@@ -131,9 +133,9 @@ class Study:
 
     def ask(self) -> Asked:
         """A new trial, with its values."""
-        number = len(self.trials())
-        self._study.sampler = self._sampler(number, "")
-        return self._asked(self._study.ask(), None)
+        asked = self._asked(self._study.ask(), None)
+        self.count = asked.number + 1
+        return asked
 
     def report(self, asked: Asked, epoch: int, value: float) -> bool:
         """Reports an epoch's value; whether the pruner lets the trial go on."""
@@ -202,7 +204,7 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return PartialFixedSampler(self._grid_point(number), RandomSampler(seed=seed))
-        return TPESampler(seed=seed)
+        return LongTPE(seed=seed)
 
     def _grid_point(self, number: int) -> dict[str, Any]:
         """The point of the grid that a trial gets: all of them in a random order that the seed fixes."""
