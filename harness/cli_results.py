@@ -55,18 +55,18 @@ def best(
     """Show the best run of SPEC."""
     from harness.report.tables import run_lines
     from harness.spec import experiment_name
-    from harness.tracking.runs import find_best, to_record
+    from harness.tracking.runs import best_record
     from harness.tracking.store import Store
 
     use_data(data_dir)
     with output_kept(as_json):
         opened = Store(store)
-        run = find_best(opened, experiment_name(spec, is_demo=demo))
-        record, tested = to_record(run), None
+        record, tested = best_record(opened, experiment_name(spec, is_demo=demo)), None
         if test:
             from harness.reload import load
             from harness.tracking.looks import describe_looks, note_look
 
+            run = opened.client.get_run(record.run_id)
             loaded = load(opened, run, device=device)
             _ = loaded.built.data.test  # an error where there is none: nothing was seen then
             looks = note_look(opened, [run], by="best --test")

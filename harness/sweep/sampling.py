@@ -2,7 +2,8 @@
 
 import copy
 import heapq
-from collections.abc import Container
+from collections import deque
+from collections.abc import Container, Iterable
 from typing import Any
 
 import optuna
@@ -11,53 +12,80 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-BEST, LATEST = 100, 400  # trials that TPE learns from
+BEST, LATEST = 100, 400  # ended trials that TPE learns from
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class LongTPE(BaseSampler):
-    """TPE over the best and the latest trials of a study; the same as `TPESampler` while there are no more.
+class History:
+    """The trials of a study that its sampler looks at: those that run, the latest, and the best of the earlier ones.
 
-    TPE (Bergstra et al., 2011) models the best 25 trials or fewer, and all the others, each time anew. Of the
-    others a few hundred tell as much as ten thousand.
+    TPE (Bergstra et al., 2011) models the best 25 trials or fewer, and all others, each time anew. Of the others,
+    a few hundred tell as much as ten thousand.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
+        self._study = study
+        self._sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        self._running: dict[int, int] = {}
+        self._latest: deque[FrozenTrial] = deque()
+        self._best: list[tuple[float, int, FrozenTrial]] = []  # a heap: the worst of them is on top
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Takes note of a trial that has started or ended."""
+        if trial.state == TrialState.RUNNING:
+            self._running[trial.number] = trial._trial_id
+            return
+        self._running.pop(trial.number, None)
+        if trial.state in ENDED:
+            self._latest.append(trial)
+        if len(self._latest) > LATEST:
+            earlier = self._latest.popleft()
+            if earlier.state == TrialState.COMPLETE:
+                heapq.heappush(self._best, (self._sign * (earlier.value or 0.0), -earlier.number, earlier))
+        if len(self._best) > BEST:
+            heapq.heappop(self._best)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Those trials, in the order of their numbers."""
+        storage = self._study._storage
+        running = [storage.get_trial(trial_id) for trial_id in self._running.values()]
+        found = [*(trial for _, _, trial in self._best), *self._latest, *running]
+        return sorted(found, key=lambda trial: trial.number)
+
+
+class LongTPE(BaseSampler):
+    """TPE over the history of a study: the same as `TPESampler` while that holds all trials."""
+
+    def __init__(self, history: History, *, seed: int) -> None:
+        self._history = history
         self._tpe = TPESampler(seed=seed)
-        self._excerpt: _Excerpt | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """That of any finished trial: a study's search space does not change."""
-        self._excerpt = _Excerpt(study)
-        ended = self._excerpt.get_trials(deepcopy=False, states=ENDED)
-        found = ended[0].distributions if ended else {}
+        """That of any ended trial: a study's search space does not change."""
+        ended = (known for known in self._history.trials() if known.state in ENDED)
+        first = next(ended, None)
+        found = {} if first is None else first.distributions
         return {name: found[name] for name in sorted(found) if not found[name].single()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._tpe.sample_relative(self._excerpt or _Excerpt(study), trial, search_space)
+        return self._tpe.sample_relative(_Excerpt(study, self._history), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._tpe.sample_independent(_Excerpt(study), trial, param_name, param_distribution)
+        return self._tpe.sample_independent(_Excerpt(study, self._history), trial, param_name, param_distribution)
 
 
 class _Excerpt(optuna.Study):
-    """A study that shows some of its trials: those that run, the best and the latest ones."""
+    """A study that shows some of its trials."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, history: History) -> None:
         self.__dict__.update(study.__dict__)
-        trials = study.get_trials(deepcopy=False)
-        ended = [trial for trial in trials if trial.state in ENDED]
-        if len(ended) > BEST + LATEST:
-            complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-            pick = heapq.nlargest if study.direction == StudyDirection.MAXIMIZE else heapq.nsmallest
-            best = pick(BEST, complete, key=lambda trial: trial.value or 0.0)
-            kept = {trial.number for trial in best} | {trial.number for trial in ended[-LATEST:]}
-            trials = [trial for trial in trials if trial.number in kept or not trial.state.is_finished()]
-        self._excerpt = trials
+        self._excerpt = history.trials()
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

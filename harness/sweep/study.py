@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import HarnessError, did_you_mean
 from harness.search import Hyperparameter
-from harness.sweep.sampling import LongTPE
+from harness.sweep.sampling import History, LongTPE
 
 VALUES = "values"  # user attribute of a trial: the real values, as JSON
 RUN_ID = "run_id"
@@ -93,7 +93,7 @@ class Study:
         identity: Mapping[str, Any],
     ) -> None:
         self._searched = dict(hyperparameters)
-        self._seed, self._sampler_name = seed, sampler
+        self._seed, self._sampler_name, self._storage = seed, sampler, storage
         self.pruner = build_pruner(pruner)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -107,7 +107,9 @@ class Study:
         if "identity" not in self._study.user_attrs:
             self._study.set_user_attr("identity", json.dumps(identity, default=repr))
             self._study.set_user_attr("uid", os.urandom(6).hex())
-        self.count = len(self.trials())  # kept, as listing thousands takes its time
+        trials = self.trials()  # once: listing thousands takes its time
+        self.count = len(trials)
+        self._history = History(self._study, trials)
 
     @property
     def uid(self) -> str:
@@ -133,8 +135,10 @@ class Study:
 
     def ask(self) -> Asked:
         """A new trial, with its values."""
-        asked = self._asked(self._study.ask(), None)
-        self.count = asked.number + 1
+        trial = self._study.ask()
+        self.count = trial.number + 1
+        asked = self._asked(trial, None)
+        self._history.add(self._storage.get_trial(trial._trial_id))
         return asked
 
     def report(self, asked: Asked, epoch: int, value: float) -> bool:
@@ -152,10 +156,11 @@ class Study:
         for name, detail in details.items():
             asked.trial.set_user_attr(name, detail)
         if outcome == "finished" and value is not None and math.isfinite(value):
-            self._study.tell(asked.trial, value, state=TrialState.COMPLETE)
+            ended = self._study.tell(asked.trial, value, state=TrialState.COMPLETE)
         else:
             state = TrialState.FAIL if outcome == "failed" else TrialState.PRUNED
-            self._study.tell(asked.trial, state=state)
+            ended = self._study.tell(asked.trial, state=state)
+        self._history.add(ended)
 
     def best(self) -> FrozenTrial | None:
         """The best finished trial."""
@@ -204,7 +209,7 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return PartialFixedSampler(self._grid_point(number), RandomSampler(seed=seed))
-        return LongTPE(seed=seed)
+        return LongTPE(self._history, seed=seed)
 
     def _grid_point(self, number: int) -> dict[str, Any]:
         """The point of the grid that a trial gets: all of them in a random order that the seed fixes."""

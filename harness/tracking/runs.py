@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
+from harness.tracking.database import Found, find_experiment, read_best, read_runs
 from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, REASON, RUNNING, STATUS, SUMMARY, Store
 
 if TYPE_CHECKING:
@@ -50,19 +51,10 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
     objective, or that only repeat a run with another seed, come last. Raises `HarnessError` where no run has
     the metric that is asked for.
     """
-    found = store.client.get_experiment(store.experiment_id(experiment))
-    records: list[RunRecord] = []
-    token = None
-    while True:
-        page = store.client.search_runs(
-            [found.experiment_id], max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
-        )
-        records += [to_record(run) for run in page if run.data.tags.get(KIND) != SUMMARY]
-        token = page.token
-        if not token:
-            break
-    objective = found.tags.get(OBJECTIVE, "val_accuracy")
-    direction = found.tags.get(DIRECTION, "maximize")
+    experiment_id, tags = _find_experiment(store, experiment)
+    records = [to_record(run) for run in _read_runs(store, experiment_id) if run.tags.get(KIND) != SUMMARY]
+    objective = tags.get(OBJECTIVE, "val_accuracy")
+    direction = tags.get(DIRECTION, "maximize")
     if sort is None:
         keys = {r.run_id: r.value if r.objective == objective and r.kind != CONFIRM else None for r in records}
     else:
@@ -82,24 +74,34 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
     return sorted(records, key=order)
 
 
-def find_best(store: Store, experiment: str) -> "Run":
+def best_record(store: Store, experiment: str) -> RunRecord:
     """The finished run with the best objective; of equal ones the first.
 
     Runs that only repeat one with another seed do not count: the best of them is the luckiest seed.
     """
-    found = store.client.get_experiment(store.experiment_id(experiment))
-    order = "ASC" if found.tags.get(DIRECTION) == "minimize" else "DESC"
-    objective = found.tags.get(OBJECTIVE, "val_accuracy")
-    runs = store.client.search_runs(
-        [found.experiment_id],
-        f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}' "
-        f"AND tags.\"{KIND}\" != '{CONFIRM}'",
-        max_results=1,
-        order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
-    )
-    if not runs:
+    experiment_id, tags = _find_experiment(store, experiment)
+    objective = tags.get(OBJECTIVE, "val_accuracy")
+    is_up = tags.get(DIRECTION) != "minimize"
+    if store.is_local:
+        required, excluded = {OBJECTIVE: objective}, {KIND: CONFIRM}
+        best = read_best(store.database, experiment_id, maximize=is_up, required=required, excluded=excluded)
+    else:
+        runs = store.client.search_runs(
+            [experiment_id],
+            f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}' "
+            f"AND tags.\"{KIND}\" != '{CONFIRM}'",
+            max_results=1,
+            order_by=[f"metrics.objective {'DESC' if is_up else 'ASC'}", "attributes.start_time ASC"],
+        )
+        best = Found.of(runs[0]) if runs else None
+    if best is None:
         raise HarnessError(f"{experiment} has no finished run yet.", exit_code=FAILED)
-    return runs[0]
+    return to_record(best)
+
+
+def find_best(store: Store, experiment: str) -> "Run":
+    """The best run (see `best_record`) as MLflow has it."""
+    return store.client.get_run(best_record(store, experiment).run_id)
 
 
 def find_run(store: Store, text: str, experiment: str | None = None) -> "Run":
@@ -135,17 +137,18 @@ def find_run(store: Store, text: str, experiment: str | None = None) -> "Run":
     return found[0]
 
 
-def to_record(run: "Run") -> RunRecord:
+def to_record(found: "Run | Found") -> RunRecord:
     """A run of MLflow's as a record."""
-    tags = run.data.tags
-    outcome = tags.get(STATUS, run.info.status).upper()
+    run = found if isinstance(found, Found) else Found.of(found)
+    tags = run.tags
+    outcome = tags.get(STATUS, run.status).upper()
     return RunRecord(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=run.info.status if run.info.status == RUNNING else outcome,
-        value=run.data.metrics.get("objective"),
-        params=typed_params(run),
-        metrics={name: value for name, value in run.data.metrics.items() if not name.startswith(SYSTEM)},
+        run_id=run.run_id,
+        name=run.name,
+        status=run.status if run.status == RUNNING else outcome,
+        value=run.metrics.get("objective"),
+        params=_typed_params(run.params),
+        metrics={name: value for name, value in run.metrics.items() if not name.startswith(SYSTEM)},
         objective=tags.get(OBJECTIVE, ""),
         recipe=tags.get("harness.recipe", ""),
         reason=tags.get(REASON),
@@ -157,7 +160,7 @@ def to_record(run: "Run") -> RunRecord:
 
 def typed_params(run: "Run") -> dict[str, Any]:
     """The params of a run as numbers, booleans and tuples where they are ones; MLflow keeps text."""
-    return {name: _typed(text) for name, text in run.data.params.items()}
+    return _typed_params(run.data.params)
 
 
 def runs(spec: str | Path, *, store: str | Path = "mlruns", demo: bool = False) -> "pd.DataFrame":
@@ -205,6 +208,35 @@ def _only_experiment(store: Store) -> str:
     if len(names) != 1:
         raise HarnessError(f"'best' of which spec? {store} has {', '.join(names) or 'none'}; name one.")
     return names[0]
+
+
+def _find_experiment(store: Store, name: str) -> tuple[str, Mapping[str, str]]:
+    """The id and the tags of an experiment."""
+    found = find_experiment(store.database, name) if store.is_local else None
+    if found is None:  # MLflow says what is wrong, or brings a deleted one back
+        experiment = store.client.get_experiment(store.experiment_id(name))
+        found = str(experiment.experiment_id), experiment.tags
+    return found
+
+
+def _read_runs(store: Store, experiment_id: str) -> list[Found]:
+    """All runs of an experiment, the oldest first."""
+    if store.is_local:
+        return read_runs(store.database, experiment_id)
+    found: list[Found] = []
+    token = None
+    while True:
+        page = store.client.search_runs(
+            [experiment_id], max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
+        )
+        found += [Found.of(run) for run in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _typed_params(params: Mapping[str, str]) -> dict[str, Any]:
+    return {name: _typed(text) for name, text in params.items()}
 
 
 def _typed(text: str) -> Any:

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -50,7 +51,17 @@ class Store:
             if self.is_local:
                 _create_database(self.folder / DATABASE)
                 _relocate(self.folder)
-            self.client = _connect(self.uri)
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """MLflow's client; its import takes seconds, so that only those pay for it who need more than a list."""
+        with self._lock() if self.is_local else _nothing():
+            return _connect(self.uri)
+
+    @property
+    def database(self) -> Path:
+        """MLflow's database, where the store is local."""
+        return self.folder / DATABASE
 
     def __str__(self) -> str:
         return str(self.folder) if self.is_local else self.uri

@@ -1,12 +1,14 @@
 """TPE for long studies: Optuna's own choices while there are few trials, and a bounded view of many."""
 
+from collections.abc import Callable
+
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from harness.sweep import sampling
-from harness.sweep.sampling import LongTPE
+from harness.sweep.sampling import History, LongTPE
 
 SPACE = {
     "lr": optuna.distributions.FloatDistribution(1e-3, 1.0, log=True),
@@ -15,13 +17,21 @@ SPACE = {
 }
 
 
-def choices(kind: type[BaseSampler], trials: int) -> list[dict[str, object]]:
+def long_tpe(study: optuna.Study, seed: int) -> BaseSampler:
+    return LongTPE(History(study, study.get_trials()), seed=seed)
+
+
+def plain_tpe(study: optuna.Study, seed: int) -> BaseSampler:
+    return TPESampler(seed=seed)
+
+
+def choices(sampler: Callable[[optuna.Study, int], BaseSampler], trials: int) -> list[dict[str, object]]:
     """The values of each trial of a study whose sampler is made anew for each, some running at the same time."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     asked = []
     for number in range(trials):
-        study.sampler = kind(seed=number)  # type: ignore[call-arg]
+        study.sampler = sampler(study, number)
         asked.append(study.ask(SPACE))
         if number % 3 == 2:  # three at once; one of them is pruned
             for place, trial in enumerate(asked[-3:]):
@@ -34,7 +44,7 @@ def choices(kind: type[BaseSampler], trials: int) -> list[dict[str, object]]:
 
 
 def test_short_studies_get_what_optunas_own_sampler_chooses() -> None:
-    assert choices(LongTPE, 60) == choices(TPESampler, 60)
+    assert choices(long_tpe, 60) == choices(plain_tpe, 60)
 
 
 def test_a_long_study_shows_its_best_its_latest_and_its_running_trials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,18 +55,12 @@ def test_a_long_study_shows_its_best_its_latest_and_its_running_trials(monkeypat
     params = {"lr": 0.1, "momentum": 0.9, "patience": 3}
     study.add_trials([create_trial(params=params, distributions=SPACE, value=value) for value in values])
     running = study.ask(SPACE)
-    looked_at: list[set[int]] = []
-
-    class Spying(TPESampler):
-        def sample_relative(self, study, trial, search_space):  # type: ignore[no-untyped-def]
-            looked_at.append({found.number for found in study.get_trials(deepcopy=False)})
-            return super().sample_relative(study, trial, search_space)
-
-    monkeypatch.setattr(sampling, "TPESampler", Spying)
-    study.sampler = LongTPE(seed=0)
-    asked = study.ask(SPACE)
-    best = sorted(range(100), key=values.__getitem__)[:5]
-    assert looked_at == [{*best, *range(90, 100), running.number, asked.number}]
+    best = sorted(range(90), key=values.__getitem__)[:5]
+    history = History(study, study.get_trials())
+    assert [trial.number for trial in history.trials()] == [*sorted(best), *range(90, 100), running.number]
+    history.add(study.tell(running, 1000.0))
+    best = sorted(range(91), key=values.__getitem__)[:5]
+    assert [trial.number for trial in history.trials()] == [*sorted(best), *range(91, 101)]
 
 
 def test_tpe_takes_its_trials_from_the_excerpt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +73,6 @@ def test_tpe_takes_its_trials_from_the_excerpt(monkeypatch: pytest.MonkeyPatch) 
         for number in range(40):
             params = {"lr": early if number < 20 else 0.01 * (number - 19), "momentum": 0.9, "patience": number % 10}
             study.add_trial(create_trial(params=params, distributions=SPACE, value=float(number)))
-        study.sampler = LongTPE(seed=1)
+        study.sampler = long_tpe(study, 1)
         chosen.append(study.ask(SPACE).params)
     assert chosen[0] == chosen[1]

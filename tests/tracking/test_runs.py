@@ -1,15 +1,19 @@
 """Runs out of the store: which is the best, which is meant, as records and as pandas."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from mlflow.entities import Metric
+from running import environment
 
 import harness
 from harness.errors import HarnessError
-from harness.tracking.runs import RunRecord, find_best, find_run, list_runs, to_record, typed_params
+from harness.tracking.database import Found, find_experiment, read_runs
+from harness.tracking.runs import RunRecord, best_record, find_best, find_run, list_runs, to_record, typed_params
 from harness.tracking.store import DIRECTION, FINISHED, KILLED, KIND, OBJECTIVE, Store
 
 
@@ -189,3 +193,43 @@ def test_a_run_that_was_cut_short_has_no_value(swept: Path, tmp_path: Path) -> N
     assert find_best(opened, "small").info.run_name != "trial-0009"
     frame = harness.runs("small", store=tmp_path / "copy")
     assert frame["value"].isna().sum() == 1
+
+
+def test_the_database_read_directly_says_what_mlflow_says(swept: Path) -> None:
+    store = Store(swept / "mlruns")
+    experiment_id = store.experiment_id("small")
+    assert find_experiment(store.database, "small") == (
+        experiment_id,
+        store.client.get_experiment(experiment_id).tags,
+    )
+    direct = read_runs(store.database, experiment_id)
+    assert len(direct) == 5
+    by_mlflow = {run.info.run_id: Found.of(run) for run in store.find_runs(experiment_id, "")}
+    for run in direct:
+        other = by_mlflow[run.run_id]
+        assert (run.name, run.status, run.metrics) == (other.name, other.status, other.metrics)
+        assert list(run.params.items()) == list(other.params.items())
+        assert run.tags == {
+            key: value for key, value in other.tags.items() if key.startswith(("harness.", "mlflow.note"))
+        }
+
+
+def test_what_was_deleted_in_mlflow_is_not_read(swept: Path, tmp_path: Path) -> None:
+    shutil.copytree(swept / "mlruns", tmp_path / "mlruns")
+    store = Store(tmp_path / "mlruns")
+    best = find_best(store, "small").info.run_id
+    store.client.delete_run(best)
+    assert best not in {record.run_id for record in list_runs(store, "small")}
+    assert best_record(store, "small").run_id != best
+    store.client.delete_experiment(store.experiment_id("small"))
+    assert find_experiment(store.database, "small") is None
+
+
+def test_listing_loads_neither_mlflow_nor_torch(swept: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom harness.tracking.runs import best_record, list_runs\n"
+        "from harness.tracking.store import Store\nstore = Store(Path('mlruns'))\n"
+        "assert len(list_runs(store, 'small')) == 5 and best_record(store, 'small').value\n"
+        "assert not {'mlflow', 'torch', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=swept, check=True, env=environment())
