@@ -120,7 +120,8 @@ def _made_up(request: Train, prepared: Prepared) -> Iterator[Any]:
         }  # fmt: skip
         yield EpochResult(
             epoch=epoch, metrics=metrics, learning_rate=values["lr"], next_learning_rate=values["lr"],
-            epoch_seconds=1.0, reused=False, trained_by=request.run_id, best_epoch=best[0], best_value=best[1], is_finite=True,
+            epoch_seconds=1.0, reused=False, trained_by=request.run_id, best_epoch=best[0], best_value=best[1],
+            is_finite=True,
         )  # fmt: skip
     yield Done(epochs=values["epochs"], reused_epochs=0, is_diverged=False, peak_memory_bytes=None)
 
@@ -131,7 +132,8 @@ def made_up_plan(options: Options) -> Plan:
     description = spec.describe()
     report = PreflightReport(
         epoch_seconds=1, state_bytes=10**6, device="cpu", precision="float32", threads=1,
-        recipe={"rest": {"data": "none"}}, recipe_digest="0" * 16, code={}, model="none", parameters=0, data="none", train_images=0, corner={},
+        recipe={"rest": {"data": "none"}}, recipe_digest="0" * 16, code={}, model="none", parameters=0, data="none",
+        train_images=0, corner={},
     )  # fmt: skip
     fixed = description.settings | {"epochs": options.epochs, "trials": options.trials}
     return Plan(
