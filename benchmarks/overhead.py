@@ -99,18 +99,18 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     publish("overhead", given, columns, rows, notes)
 
 
-def build_run(images: Path, folder: Path, device: torch.device, threads: int) -> Run:
-    """A run of the spec as a worker builds it."""
+def build_run(images: Path, folder: Path, device: torch.device, threads: int, **more: Any) -> Run:
+    """A run of the spec as a worker builds it; `more` are values of settings."""
     os.environ["BENCH_IMAGES"] = str(images)
     make_deterministic(threads)
     spec = load_spec(SPECS / "images.py")
-    values = spec.experiment.defaults() | {"epochs": 10_000, "threads": threads, "lr": LEARNING_RATE}
+    values = spec.experiment.defaults() | {"epochs": 10_000, "threads": threads, "lr": LEARNING_RATE} | more
     built = build(spec, values, device=device, cache=DataCache())
     return Run(built, run_id="1" * 32, paths=folder / "paths", budget_bytes=10**9, checkpoints=folder / "checkpoints")
 
 
-def network(device: torch.device, *, channels_last: bool) -> tuple[nn.Module, optim.Optimizer]:
-    model = vgg16(classes=10, width=8).to(device)
+def network(device: torch.device, *, channels_last: bool, width: int = 8) -> tuple[nn.Module, optim.Optimizer]:
+    model = vgg16(classes=10, width=width).to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=5e-4)

@@ -1,4 +1,7 @@
-"""VGG-16 of width 8 on images from a file; continuous ranges, so that no two trials share an epoch."""
+"""VGG-16 on images from a file; continuous ranges, so that no two trials share an epoch.
+
+BENCH_IMAGES names the file, BENCH_WIDTH the width of the network (8).
+"""
 
 import os
 
@@ -30,7 +33,7 @@ class Images(Experiment):
         )
 
     def model(self):
-        return vgg16(classes=10, width=8)
+        return vgg16(classes=10, width=int(os.environ.get("BENCH_WIDTH", "8")))
 
     def optimizer(self, parameters):
         return optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=5e-4)
