@@ -46,7 +46,7 @@ def main() -> None:
         sys.exit("benchmarks/cuda.py needs a CUDA device, and torch finds none here; see --device cpu --toy.")
     given.width, given.train, given.side = 64, 45_000, 8192
     if given.toy or given.quick:
-        given.width, given.train, given.side, given.epochs, given.jobs, given.workers = 8, 128, 256, 1, [1, 2], 0
+        given.width, given.train, given.side, given.epochs, given.jobs, given.workers = 8, 128, 256, 1, [2], 0
     os.environ["BENCH_WIDTH"] = str(given.width)
     with tempfile.TemporaryDirectory() as folder:
         measure(given, Path(folder))

@@ -37,13 +37,8 @@ def test_a_benchmark_prints_its_table_and_keeps_a_record(program: str, tmp_path:
         assert str(row[0]) in done.stdout
     for column in record["columns"]:
         assert column in done.stdout
-
-
-@pytest.mark.slow
-def test_jobs_says_whether_the_results_are_the_same(tmp_path: Path) -> None:
-    assert run("jobs", "--quick", "--results", tmp_path).returncode == 0
-    record = json.loads((tmp_path / "jobs.jsonl").read_text())
-    assert [row[record["columns"].index("same results")] for row in record["rows"]] == ["yes", "yes"]
+    for row in record["rows"]:  # what ran beside a trial changes no bit of it
+        assert dict(zip(record["columns"], row, strict=True)).get("same results", "yes") == "yes"
 
 
 @pytest.mark.slow
