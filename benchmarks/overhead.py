@@ -5,7 +5,8 @@
 All in one process, with the same network, threads, precision and augmentation, in turns of a few epochs each; a turn
 ends when all is computed and, for the harness, when its checkpoints are on the disk. The bare loop keeps its images on
 the device as the harness does, saves nothing, and need not repeat its bits. An epoch is training and validation; what
-comes before the first epoch is counted apart.
+comes before the first epoch is counted apart. CPU time is that of all threads of
+this process, without the workers of the loader.
 """
 
 import argparse
@@ -84,18 +85,20 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         contestants = {name: turn for name, turn in contestants.items() if any(part in name for part in given.only)}
     for turn in contestants.values():
         turn()  # allocations, caches and loader workers are not part of an epoch
-    measured = interleaved({name: timed(turn, device) for name, turn in contestants.items()}, given.repetitions)
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+    turns = {name: timed(turn, device, cpu[name]) for name, turn in contestants.items()}
+    measured = interleaved(turns, given.repetitions)
     run.close()
-    base = next(iter(measured.values()))
+    base, base_cpu = next(iter(measured.values())), next(iter(cpu.values()))
     rows = [
         [
             name, given.train * given.epochs / statistics.median(seconds), given.train * given.epochs / min(seconds),
-            paired_ratio(seconds, base), min(seconds) / min(base),
+            paired_ratio(seconds, base), min(seconds) / min(base), paired_ratio(cpu[name], base_cpu),
         ]
         for name, seconds in measured.items()
     ]  # fmt: skip
     notes = [f"{device}, {given.threads} threads; before its first epoch the harness takes {built_seconds:.2f} s"]
-    columns = ["one run", "images/s, median", "images/s, best", "time to first, paired median", "time to first, minima"]
+    columns = ["one run", "images/s, median", "best", "time to first, paired median", "minima", "CPU time to first"]
     publish("overhead", given, columns, rows, notes)
 
 
@@ -116,12 +119,13 @@ def network(device: torch.device, *, channels_last: bool, width: int = 8) -> tup
     return model, optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=5e-4)
 
 
-def timed(turn: Callable[[], None], device: torch.device) -> Callable[[], float]:
+def timed(turn: Callable[[], None], device: torch.device, cpu: list[float]) -> Callable[[], float]:
     def seconds() -> float:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         turn()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        cpu.append(time.process_time() - cpu_started)
         return time.perf_counter() - started
 
     return seconds
