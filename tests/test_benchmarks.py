@@ -1,0 +1,52 @@
+"""The benchmarks run, print their table and append their record. What they measure is not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT, environment
+
+PROGRAMS = {
+    "growth": ["--quick"],
+    "overhead": ["--quick"],
+    "tracking": ["--quick"],
+    "jobs": ["--quick"],
+    "startup": ["--quick"],
+    "peers": ["--quick"],
+    "cuda": ["--device", "cpu", "--toy"],
+}
+
+
+def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "benchmarks" / f"{program}.py", *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_benchmark_prints_its_table_and_keeps_a_record(program: str, tmp_path: Path) -> None:
+    done = run(program, *PROGRAMS[program], "--results", tmp_path)
+    assert done.returncode == 0, done
+    (line,) = (tmp_path / f"{program}.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["rows"] and all(len(row) == len(record["columns"]) for row in record["rows"])
+    assert record["machine"]["cpu"] and record["machine"]["torch"]
+    for row in record["rows"]:
+        assert str(row[0]) in done.stdout
+    for column in record["columns"]:
+        assert column in done.stdout
+    for row in record["rows"]:  # what ran beside a trial changes no bit of it
+        assert dict(zip(record["columns"], row, strict=True)).get("same results", "yes") == "yes"
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_says_in_a_sentence_that_it_needs_one(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = run("cuda", "--results", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("benchmarks/cuda.py needs a CUDA device") and len(done.stderr.splitlines()) == 1
