@@ -19,7 +19,8 @@ from harness.tracking.system import SystemSampler
 from harness.training.results import EpochResult
 
 SAME_ERRORS = 3  # in a row end a sweep
-TRIES = 2  # of a run whose worker was killed from outside
+TRIES = 2  # of a run whose worker was killed from outside: most likely by the run itself
+NODE_TRIES = 10  # of a run whose node went: no fault of its own, but not without end
 POLL_SECONDS = 0.25  # between looks at whether to stop
 
 
@@ -40,7 +41,7 @@ class Task:
     objective: str
     objective_at: str
     trial: Trial | None = None
-    tries: int = 0
+    losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
     is_pruned: bool = False
@@ -73,23 +74,24 @@ class Driver:
         self._store, self._workers, self._screen = store, workers, screen
         self._idle = list(idle or [])
         self._active: dict[int, Task] = {}
+        self._waiting: list[Task] = []  # lost their workers
         self._errors: list[str] = []
         self._sampler = SystemSampler()
         self._is_stopping = False
 
-    def run(self, tasks: Iterator[Task], *, jobs: int) -> list[Task]:
-        """Takes a task whenever a worker is free; returns those that ended."""
+    def run(self, tasks: Iterator[Task], *, jobs: int | None) -> list[Task]:
+        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for; those that ended."""
         ended: list[Task] = []
         exhausted = False
         while True:
-            while not exhausted and len(self._active) < jobs:
+            while (self._waiting or not exhausted) and self._can_start(jobs):
                 self._check_stop()
-                task = next(tasks, None)
+                task = self._waiting.pop(0) if self._waiting else next(tasks, None)
                 if task is None:
                     exhausted = True
                 else:
                     self._start(task)
-            if not self._active:
+            if exhausted and not self._active and not self._waiting:
                 return ended
             touched: set[RunLog] = set()
             heard = self._workers.receive(POLL_SECONDS)
@@ -119,16 +121,18 @@ class Driver:
     def interrupt(self) -> None:
         """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
         self._workers.kill_all()
-        for task in self._active.values():
+        for task in [*self._active.values(), *self._waiting]:
             task.log.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def _check_stop(self) -> None:
         if self._is_stopping:
             raise KeyboardInterrupt
 
+    def _can_start(self, jobs: int | None) -> bool:
+        return (jobs is None or len(self._active) < jobs) and (bool(self._idle) or self._workers.has_room())
+
     def _start(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else self._workers.start()
-        task.tries += 1
         self._active[worker] = task
         self._workers.send(worker, task.request)
         self._screen.started(task.name, task.request.values)
@@ -150,19 +154,25 @@ class Driver:
                 return True
             case Lost():
                 del self._active[worker]
-                if task.tries < TRIES:
-                    self._screen.say(
-                        f"{task.name}: its worker was killed ({_exit(message)}); once more, from its last state"
-                    )
-                    task.results.clear()
-                    self._start(task)
-                    return False
-                reason = f"its worker was killed {TRIES} times ({_exit(message)}); the machine may lack memory"
-                self._fail(task, Failed(kind="lost", message=reason))
-                return True
+                return self._lose(task, message)
             case _:
                 raise AssertionError(f"{task.name} was sent {message!r}")
         return False
+
+    def _lose(self, task: Task, lost: Lost) -> bool:
+        """Takes in that a run lost its worker; whether it has ended with it, for it was not the first time."""
+        task.losses.append(lost)
+        alike = [loss for loss in task.losses if loss.is_node == lost.is_node]
+        if len(alike) < (NODE_TRIES if lost.is_node else TRIES):
+            self._screen.say(f"{task.name}: {_loss(lost)}; once more, from its last state")
+            task.log.set_tags({"harness.losses": "; ".join(map(_loss, task.losses))})
+            task.results.clear()
+            self._waiting.append(task)
+            return False
+        why = "nodes come and go too fast" if lost.is_node else "the machine may lack memory"
+        what = f"its node was lost {NODE_TRIES} times" if lost.is_node else f"its worker was killed {TRIES} times"
+        self._fail(task, Failed(kind="lost", message=f"{what} ({lost.place or _exit(lost)}); {why}"))
+        return True
 
     def _release(self, worker: int, *, replace: bool = False) -> None:
         del self._active[worker]
@@ -300,6 +310,11 @@ def _error(failed: Failed, message: str) -> Exception:
 def _kind_of(failed: Failed) -> str:
     """What makes two errors the same one: their kind, and the last line of their traceback."""
     return failed.kind + (failed.trace.strip().splitlines()[-1] if failed.trace else failed.message)
+
+
+def _loss(lost: Lost) -> str:
+    what = "its node was lost" if lost.is_node else "its worker was killed"
+    return f"{what} ({lost.place or _exit(lost)})"
 
 
 def _exit(lost: Lost) -> str:

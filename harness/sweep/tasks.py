@@ -17,6 +17,8 @@ from harness.tracking.store import CONFIRM, CONFIRMS, DIRECTION, KIND, OBJECTIVE
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
     budget = options.path_budget_bytes
+    # Machines of a cluster may have other numbers of cores: all trials get the threads of the first one.
+    threads = {"threads": plan.report.threads} if options.ray and plan.report.threads else {}
     return Task(
         name=name,
         log=log,
@@ -24,7 +26,7 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
         objective_at=plan.fixed["objective_at"],
         request=Train(
             spec=options.spec,
-            values=trainable(values),
+            values=trainable(values) | threads,
             run_id=log.run_id,
             device=options.device,
             is_demo=options.is_demo,

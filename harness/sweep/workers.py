@@ -9,19 +9,25 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from harness.machine import count_cores
+
 PRELOADED = "harness.sweep.preload"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A worker died without a word: killed from outside, most likely for its memory."""
+    """A worker died without a word: killed from outside, most likely for its memory, or gone with its machine."""
 
     exit_code: int | None
+    place: str | None = None  # the node it was on, where that is not this machine
+    is_node: bool = False  # the node is gone, or out of reach: no fault of the run's
 
 
 class Workers(Protocol):
     """What the driver needs of workers, wherever they run. A worker is known by its number."""
 
+    def fit(self, threads: int | None) -> int: ...
+    def has_room(self) -> bool: ...
     def start(self) -> int: ...
     def send(self, worker: int, message: Any) -> None: ...
     def receive(self, timeout_seconds: float | None) -> Sequence[tuple[int, Any]]: ...
@@ -48,6 +54,14 @@ class LocalWorkers:
             self._context.set_forkserver_preload([PRELOADED])
         self._workers: dict[int, _Local] = {}
         self._next = 0
+
+    def fit(self, threads: int | None) -> int:
+        """How many trials of so many threads run at once: as many as the cores hold; one on a GPU (None)."""
+        return 1 if threads is None else max(1, count_cores() // threads)
+
+    def has_room(self) -> bool:
+        """Whether a worker that is asked for now starts at once."""
+        return True
 
     def start(self) -> int:
         """Starts a worker and returns its number."""
