@@ -136,6 +136,9 @@ class Driver:
         self._active[worker] = task
         self._workers.send(worker, task.request)
         self._screen.started(task.name, task.request.values)
+        if (place := self._workers.place(worker)) is not None:
+            task.log.set_tags({"harness.node": place})
+            self._screen.say(f"{task.name} is on {place}")
 
     def _hear(self, worker: int, task: Task, message: Any) -> bool:
         """Takes in a message; whether the task has ended."""

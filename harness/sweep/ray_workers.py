@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from harness.sweep.workers import Lost
 LOOK_SECONDS = 1.0  # between looks at whether the head is there
 HEAD_TRIES = 3  # looks in a row that find nothing: the head is gone
 START_TRIES = 3  # workers in a row that could not start
+SPARES = 2  # workers that are asked for beside those that are used, at least
+SPARE_SECONDS = 30  # a worker is kept that nobody has room for
 WAIT_SECONDS = 30  # for a worker, before it is said that there may be no room
 
 
@@ -37,19 +38,16 @@ class _Started:
 
 
 class RayWorkers:
-    """Ray actors that serve what local workers serve. One more than are used is always asked for: it finds room."""
+    """Ray actors that serve what local workers serve. More than are used are asked for: those that start found room."""
 
     def __init__(
         self, address: str, spec: Path, *, cpus: float | None = None, gpus: float | None = None,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     ) -> None:  # fmt: skip
-        self._address, self._say = address, say
         self._folder = Path(tempfile.mkdtemp(prefix="harness-"))
         self._workers: dict[int, _Started] = {}
         self._listening: dict[Any, int] = {}
-        self._spare: Any = None
-        self._spare_place: Any = None
-        self._wants_spare = False
+        self._spares: dict[Any, Any] = {}  # asked for and not yet used: from the answer that says it is ready
+        self._wanted = time.monotonic()  # room, last
         self._failures = self._next = self._head_misses = 0
         self._looked = 0.0
         self._reach = uuid.uuid4().hex
@@ -73,42 +71,33 @@ class RayWorkers:
 
     def has_room(self) -> bool:
         """Whether a worker that is asked for now starts at once."""
-        self._wants_spare = True
-        if self._spare is None:
+        self._wanted = time.monotonic()
+        while len(self._spares) < max(SPARES, len(self._workers)):  # doubles: a hundred nodes are not filled one by one
             options = {"num_cpus": self._cpus or 1, "num_gpus": self._gpus, "max_restarts": 0, "max_concurrency": 4}
-            self._spare = ray.remote(**options)(RayActor).remote(self._shipment)
-            self._spare_place = self._spare.place.remote()
-        ready, _ = ray.wait([self._spare_place], timeout=0)
-        if not ready:
-            return False
-        try:
-            ray.get(self._spare_place)
-        except RuntimeEnvSetupError as error:
-            raise HarnessError(f"Ray could not set up a worker: {_first_line(error)}", exit_code=FAILED) from None
-        except RayError as error:
-            self._spare = None
-            self._failures += 1
-            if self._failures >= START_TRIES:
-                reason = _last_line(error)
-                raise HarnessError(f"A worker could not start on the cluster: {reason}", exit_code=FAILED) from None
-            return False
-        self._failures = 0
-        return True
+            actor = ray.remote(**options)(RayActor).remote(self._shipment)
+            self._spares[actor.place.remote()] = actor
+        return self._find_ready() is not None
 
     def start(self) -> int:
-        """Takes the worker that is ready, and waits until one is; its number."""
+        """Takes a worker that is ready, and waits until one is; its number."""
         since, is_told = time.monotonic(), False
         while not self.has_room():
             self._check_head()
             if not is_told and time.monotonic() - since > WAIT_SECONDS:
                 is_told = True
-                self._say(f"waiting for room on the cluster: {self._room()}")
-            ray.wait([self._spare_place], timeout=LOOK_SECONDS)
+                print(f"waiting for room on the cluster: {self._room()}", file=sys.stderr)
+            ray.wait(list(self._spares), timeout=LOOK_SECONDS)
+        found = self._find_ready()
+        assert found is not None
+        reference, place = found
         number, self._next = self._next, self._next + 1
-        self._workers[number] = _Started(actor=self._spare, place=ray.get(self._spare_place))
-        self._spare = None
+        self._workers[number] = _Started(actor=self._spares.pop(reference), place=place)
         self._listen(number)
         return number
+
+    def place(self, worker: int) -> str:
+        """The node that a worker is on."""
+        return str(self._workers[worker].place)
 
     def send(self, worker: int, message: Any) -> None:
         """Sends a message; one to a dead worker is dropped, and its death is received."""
@@ -118,14 +107,14 @@ class RayWorkers:
 
     def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
         """Everything that was said since, in the order each worker said it; waits for something to come."""
-        if not self._wants_spare and self._spare is not None:  # all trials are on their way: nobody needs more room
-            ray.kill(self._spare)
-            self._spare = None
-        self._wants_spare = False
+        if time.monotonic() - self._wanted > SPARE_SECONDS:  # all trials are on their way: others may have the room
+            for actor in self._spares.values():
+                ray.kill(actor)
+            self._spares.clear()
         ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             self._check_head()
-            waiting = [*self._listening, *([self._spare_place] if self._spare is not None else [])]
+            waiting = [*self._listening, *self._spares]
             left = LOOK_SECONDS if ends is None else min(LOOK_SECONDS, max(0.0, ends - time.monotonic()))
             if waiting:
                 ray.wait(waiting, timeout=left)
@@ -150,15 +139,33 @@ class RayWorkers:
             return
         if self._head_misses >= HEAD_TRIES:
             return  # who asks a head that is gone waits for a minute; its workers end without it
-        for actor in [*(started.actor for started in self._workers.values()), *([self._spare] if self._spare else [])]:
+        for actor in [*(started.actor for started in self._workers.values()), *self._spares.values()]:
             ray.kill(actor)
         self._workers.clear()
+        self._spares.clear()
         self._listening.clear()
         ray.shutdown()
 
     def close(self) -> None:
         """Ends every worker after what it is doing."""
         self.kill_all()  # the driver has heard the end of everything that it asked for
+
+    def _find_ready(self) -> tuple[Any, Place] | None:
+        """A worker that has started and has nothing to do; raises `HarnessError` where none can start."""
+        ready, _ = ray.wait(list(self._spares), num_returns=len(self._spares), timeout=0)
+        for reference in ready:
+            try:
+                place = ray.get(reference)
+            except RayError as error:
+                del self._spares[reference]
+                self._failures += 1
+                if self._failures >= START_TRIES or isinstance(error, RuntimeEnvSetupError):
+                    message = f"A worker could not start on the cluster: {_last_line(error)}"
+                    raise HarnessError(message, exit_code=FAILED) from None
+            else:
+                self._failures = 0
+                return reference, place
+        return None
 
     def _listen(self, worker: int) -> None:
         self._listening[self._workers[worker].actor.listen.remote()] = worker
