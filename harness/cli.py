@@ -89,6 +89,14 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    paths: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where epochs are kept, if not in the store: a folder that all nodes see.",
+            show_default=False,
+        ),
+    ] = None,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -114,6 +122,7 @@ def sweep(
         ray=ray,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        paths=paths,
         registers=register,
     )
     sweeping.sweep(options)

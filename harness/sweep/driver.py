@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import io
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.errors import FAILED, HarnessError, UserCodeError
+from harness.files import link_whole
 from harness.report.screen import Screen
 from harness.sweep.messages import Done, Failed, Prepared, Request, Train, Verdict
 from harness.sweep.note import run_note
@@ -46,6 +48,16 @@ class Task:
     prepared: Prepared | None = None
     is_pruned: bool = False
     is_sampled: bool = False
+
+    def end(self, status: str, outcome: str, reason: str | None) -> None:
+        """Closes the run, with the checkpoints that a worker wrote elsewhere."""
+        written, own = self.request.checkpoints, self.log.folder / "checkpoints"
+        if written != own:
+            for file in sorted(written.glob("*.pth.tar")):
+                link_whole(file, own / file.name)
+        self.log.end(status, outcome, reason)
+        if written != own and outcome == "finished":
+            shutil.rmtree(written, ignore_errors=True)
 
     @property
     def value(self) -> float | None:
@@ -122,7 +134,7 @@ class Driver:
         """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
         self._workers.kill_all()
         for task in [*self._active.values(), *self._waiting]:
-            task.log.end(KILLED, "interrupted", "stopped; the same command goes on")
+            task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def _check_stop(self) -> None:
         if self._is_stopping:
@@ -256,7 +268,7 @@ class Driver:
             }
         )
         status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
-        log.end(status, outcome, reason)
+        task.end(status, outcome, reason)
         if task.trial is not None:
             saved = sum(result.epoch_seconds for result in task.reused)
             details = {"epochs": len(task.results), "reused_epochs": len(task.reused), "saved_seconds": saved}
@@ -271,7 +283,7 @@ class Driver:
             reason = f"out of memory with batch_size {batch_size}: {failed.message}"
         if failed.trace:
             task.log.write_text("traceback.txt", failed.trace)
-        task.log.end(FAILED_STATUS, "failed", reason)
+        task.end(FAILED_STATUS, "failed", reason)
         if task.trial is not None:
             task.trial.end("failed", None, {"reason": reason})
         self._screen.ended(task.name, "failed", None, reason, reused=0)

@@ -38,6 +38,7 @@ class Options:
     ray: str | None = None  # the address of a cluster; None: this machine
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
+    paths: Path | None = None  # the tree of epochs, where it is not in the store
     registers: bool = False  # the best run, in MLflow's model registry
 
     @property

@@ -19,6 +19,10 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
     budget = options.path_budget_bytes
     # Machines of a cluster may have other numbers of cores: all trials get the threads of the first one.
     threads = {"threads": plan.report.threads} if options.ray and plan.report.threads else {}
+    paths = store.paths if options.paths is None else options.paths.absolute()
+    paths.mkdir(parents=True, exist_ok=True)
+    # Where the tree is elsewhere, workers may see that place alone: the driver fetches checkpoints from there.
+    own = log.folder / "checkpoints"
     return Task(
         name=name,
         log=log,
@@ -30,9 +34,9 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
             run_id=log.run_id,
             device=options.device,
             is_demo=options.is_demo,
-            paths=store.paths,
-            budget_bytes=default_path_budget(store.paths) if budget is None else budget,
-            checkpoints=log.folder / "checkpoints",
+            paths=paths,
+            budget_bytes=default_path_budget(paths) if budget is None else budget,
+            checkpoints=own if options.paths is None else paths / "checkpoints" / log.run_id,
             expected_recipe=log.run.data.tags.get("harness.recipe"),
             awaits_verdict=plan.fixed["pruner"] is not None,
         ),

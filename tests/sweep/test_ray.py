@@ -69,7 +69,7 @@ def slow_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ray") / "small.py"
     path.write_text(SPEC)
     edit(path, "    trials = 6", f"    trials = {TRIALS}\n    sampler = 'random'")
-    slow(path, 0.3)
+    slow(path, 0.2)
     return path
 
 
