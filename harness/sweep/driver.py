@@ -96,8 +96,8 @@ class Driver:
         ended: list[Task] = []
         exhausted = False
         while True:
-            while (self._waiting or not exhausted) and self._can_start(jobs):
-                self._check_stop()
+            while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
+                self.check_stop()
                 task = self._waiting.pop(0) if self._waiting else next(tasks, None)
                 if task is None:
                     exhausted = True
@@ -107,7 +107,7 @@ class Driver:
                 return ended
             touched: set[RunLog] = set()
             heard = self._workers.receive(POLL_SECONDS)
-            self._check_stop()
+            self.check_stop()
             for worker, message in heard:
                 task = self._active.get(worker)
                 if task is None:
@@ -124,6 +124,7 @@ class Driver:
                     touched.add(task.log)
             for log in touched:
                 log.send()
+            self._store.retry()
             self._screen.refresh()
 
     def stop(self) -> None:
@@ -136,7 +137,8 @@ class Driver:
         for task in [*self._active.values(), *self._waiting]:
             task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raises `KeyboardInterrupt` once `stop` was called."""
         if self._is_stopping:
             raise KeyboardInterrupt
 

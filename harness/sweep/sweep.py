@@ -44,7 +44,7 @@ def sweep(options: Options) -> None:
 
                 session = SweepSession(options, plan, screen)
                 driver = Driver(session.store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
+                with _interruptible(driver, screen, session.store):
                     driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs)
                 session.summarize()
                 if options.registers:
@@ -70,7 +70,7 @@ def train(options: Options) -> str:
                 task = build_task(options, plan, store, log, log.run.info.run_name, plan.defaults)
                 task.request = dataclasses.replace(task.request, start=start)
                 driver = Driver(store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
+                with _interruptible(driver, screen, store):
                     driver.run(iter([task]), jobs=1)
             screen.say(f"run {log.run_id}")
         finally:
@@ -114,7 +114,7 @@ def repeat(
                         yield build_task(options, plan, store, log, log.run.info.run_name, seeded)
 
                 driver = Driver(store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
+                with _interruptible(driver, screen, store):
                     driver.run(tasks(), jobs=options.jobs or workers.fit(plan.report.threads))
         finally:
             screen.close()
@@ -156,16 +156,21 @@ def _ray_workers(options: Options, address: str) -> Workers:
 
 
 @contextmanager
-def _interruptible(driver: Driver, screen: Screen, options: Options) -> Iterator[None]:
+def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the runs at once and say how to go on; a second one does not even say that."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
         driver.stop()
 
+    outbox = store.outbox
+    if outbox is not None:
+        outbox.say, outbox.check_stop = screen.say, driver.check_stop
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if outbox is not None:
+            outbox.flush()
     except KeyboardInterrupt:
         driver.interrupt()
         screen.close()
