@@ -6,6 +6,7 @@ Torch and MLflow are loaded by the commands that need them.
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,6 +70,35 @@ def sweep(
         ),
     ] = True,
     path_budget: Budget = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
+            show_default=False,
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0.01, help="Its cores on Ray.  [default: its threads]", show_default=False),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="GPUs of a trial on Ray, such as 0.25.  [default: 1 where there are any]",
+            show_default=False,
+        ),
+    ] = None,
+    paths: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where epochs are kept, if not in the store: a folder that all nodes see.",
+            show_default=False,
+        ),
+    ] = None,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -91,6 +121,10 @@ def sweep(
         is_demo=demo,
         is_fresh=fresh,
         is_dry_run=dry_run,
+        ray=ray,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        paths=paths,
         registers=register,
     )
     sweeping.sweep(options)

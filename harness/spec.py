@@ -113,13 +113,13 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     beside the present one.
     """
     path = Path(path)
-    text = _read(path)
+    text = read_source(path)
     name = f"harness_spec_{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     module.__file__ = original or str(path)
-    with _local_imports(_roots(path)) as local:
+    with _local_imports(local_roots(path)) as local:
         sys.modules[name] = module
         try:
             exec(compile(text, str(path), "exec"), module.__dict__)
@@ -140,7 +140,8 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     return Spec(name=path.stem, path=path, experiment=experiment, sources=sources)
 
 
-def _read(path: Path) -> str:
+def read_source(path: Path) -> str:
+    """The text of a spec file; raises `HarnessError` where it is none."""
     if path.suffix != ".py":
         raise HarnessError(f"{path} is not a spec: a spec is a Python file, such as experiments/vgg_cifar.py.")
     try:
@@ -180,14 +181,14 @@ def _check_late_imports(text: str, file: Path, spec: Path) -> None:
         for name in filter(None, (name.partition(".")[0] for name in names)):
             found = None if name in sys.builtin_module_names else importlib.machinery.PathFinder.find_spec(name)
             places = [found.origin or next(iter(found.submodule_search_locations or ()), "")] if found else []
-            if any(place and _relative(place, _roots(spec)) for place in places):
+            if any(place and _relative(place, local_roots(spec)) for place in places):
                 raise HarnessError(
                     f"{file}:{node.lineno}: import {name} at the top of the file, not in a function: "  # type: ignore[attr-defined]
                     "a spec is loaded, and kept with its runs, together with the modules beside it."
                 )
 
 
-def _roots(spec: Path) -> list[Path]:
+def local_roots(spec: Path) -> list[Path]:
     """The folders whose modules belong to a spec: its own, and the current one."""
     return [spec.resolve().parent, Path.cwd().resolve()]
 

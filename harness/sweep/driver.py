@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import io
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.errors import FAILED, HarnessError, UserCodeError
+from harness.files import link_whole
 from harness.report.screen import Screen
 from harness.sweep.messages import Done, Failed, Prepared, Request, Train, Verdict
 from harness.sweep.note import run_note
@@ -19,7 +21,8 @@ from harness.tracking.system import SystemSampler
 from harness.training.results import EpochResult
 
 SAME_ERRORS = 3  # in a row end a sweep
-TRIES = 2  # of a run whose worker was killed from outside
+TRIES = 2  # of a run whose worker was killed from outside: most likely by the run itself
+NODE_TRIES = 10  # of a run whose node went: no fault of its own, but not without end
 POLL_SECONDS = 0.25  # between looks at whether to stop
 
 
@@ -40,11 +43,21 @@ class Task:
     objective: str
     objective_at: str
     trial: Trial | None = None
-    tries: int = 0
+    losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
     is_pruned: bool = False
     is_sampled: bool = False
+
+    def end(self, status: str, outcome: str, reason: str | None) -> None:
+        """Closes the run, with the checkpoints that a worker wrote elsewhere."""
+        written, own = self.request.checkpoints, self.log.folder / "checkpoints"
+        if written != own:
+            for file in sorted(written.glob("*.pth.tar")):
+                link_whole(file, own / file.name)
+        self.log.end(status, outcome, reason)
+        if written != own and outcome == "finished":
+            shutil.rmtree(written, ignore_errors=True)
 
     @property
     def value(self) -> float | None:
@@ -73,27 +86,28 @@ class Driver:
         self._store, self._workers, self._screen = store, workers, screen
         self._idle = list(idle or [])
         self._active: dict[int, Task] = {}
+        self._waiting: list[Task] = []  # lost their workers
         self._errors: list[str] = []
         self._sampler = SystemSampler()
         self._is_stopping = False
 
-    def run(self, tasks: Iterator[Task], *, jobs: int) -> list[Task]:
-        """Takes a task whenever a worker is free; returns those that ended."""
+    def run(self, tasks: Iterator[Task], *, jobs: int | None) -> list[Task]:
+        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for; those that ended."""
         ended: list[Task] = []
         exhausted = False
         while True:
-            while not exhausted and len(self._active) < jobs:
-                self._check_stop()
-                task = next(tasks, None)
+            while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
+                self.check_stop()
+                task = self._waiting.pop(0) if self._waiting else next(tasks, None)
                 if task is None:
                     exhausted = True
                 else:
                     self._start(task)
-            if not self._active:
+            if exhausted and not self._active and not self._waiting:
                 return ended
             touched: set[RunLog] = set()
             heard = self._workers.receive(POLL_SECONDS)
-            self._check_stop()
+            self.check_stop()
             for worker, message in heard:
                 task = self._active.get(worker)
                 if task is None:
@@ -110,6 +124,7 @@ class Driver:
                     touched.add(task.log)
             for log in touched:
                 log.send()
+            self._store.retry()
             self._screen.refresh()
 
     def stop(self) -> None:
@@ -119,19 +134,25 @@ class Driver:
     def interrupt(self) -> None:
         """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
         self._workers.kill_all()
-        for task in self._active.values():
-            task.log.end(KILLED, "interrupted", "stopped; the same command goes on")
+        for task in [*self._active.values(), *self._waiting]:
+            task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
-    def _check_stop(self) -> None:
+    def check_stop(self) -> None:
+        """Raises `KeyboardInterrupt` once `stop` was called."""
         if self._is_stopping:
             raise KeyboardInterrupt
 
+    def _can_start(self, jobs: int | None) -> bool:
+        return (jobs is None or len(self._active) < jobs) and (bool(self._idle) or self._workers.has_room())
+
     def _start(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else self._workers.start()
-        task.tries += 1
         self._active[worker] = task
         self._workers.send(worker, task.request)
         self._screen.started(task.name, task.request.values)
+        if (place := self._workers.place(worker)) is not None:
+            task.log.add_tags({"harness.node": place})
+            self._screen.say(f"{task.name} is on {place}")
 
     def _hear(self, worker: int, task: Task, message: Any) -> bool:
         """Takes in a message; whether the task has ended."""
@@ -150,19 +171,25 @@ class Driver:
                 return True
             case Lost():
                 del self._active[worker]
-                if task.tries < TRIES:
-                    self._screen.say(
-                        f"{task.name}: its worker was killed ({_exit(message)}); once more, from its last state"
-                    )
-                    task.results.clear()
-                    self._start(task)
-                    return False
-                reason = f"its worker was killed {TRIES} times ({_exit(message)}); the machine may lack memory"
-                self._fail(task, Failed(kind="lost", message=reason))
-                return True
+                return self._lose(task, message)
             case _:
                 raise AssertionError(f"{task.name} was sent {message!r}")
         return False
+
+    def _lose(self, task: Task, lost: Lost) -> bool:
+        """Takes in that a run lost its worker; whether it has ended with it, for it was not the first time."""
+        task.losses.append(lost)
+        alike = [loss for loss in task.losses if loss.is_node == lost.is_node]
+        if len(alike) < (NODE_TRIES if lost.is_node else TRIES):
+            self._screen.say(f"{task.name}: {_loss(lost)}; once more, from its last state")
+            task.log.add_tags({"harness.losses": "; ".join(map(_loss, task.losses))})
+            task.results.clear()
+            self._waiting.append(task)
+            return False
+        why = "nodes come and go too fast" if lost.is_node else "the machine may lack memory"
+        what = f"its node was lost {NODE_TRIES} times" if lost.is_node else f"its worker was killed {TRIES} times"
+        self._fail(task, Failed(kind="lost", message=f"{what} ({lost.place or _exit(lost)}); {why}"))
+        return True
 
     def _release(self, worker: int, *, replace: bool = False) -> None:
         del self._active[worker]
@@ -175,7 +202,7 @@ class Driver:
         log, values = task.log, task.request.values
         task.prepared = prepared
         settings = {name: value for name, value in values.items() if name in ("epochs", "batch_size", "seed")}
-        log.set_tags(
+        log.add_tags(
             {
                 "harness.recipe": prepared.recipe_digest,
                 "harness.base_recipe": prepared.base_digest,
@@ -235,7 +262,7 @@ class Driver:
             self._sample(task)
         trained_by = list(dict.fromkeys(result.trained_by for result in task.reused))
         part = {0: "none", len(task.results): "all"}.get(len(task.reused), "some")
-        log.set_tags(
+        log.add_tags(
             {
                 "harness.reused": part,
                 "harness.reused_from": ", ".join(trained_by) or "nothing",
@@ -243,7 +270,7 @@ class Driver:
             }
         )
         status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
-        log.end(status, outcome, reason)
+        task.end(status, outcome, reason)
         if task.trial is not None:
             saved = sum(result.epoch_seconds for result in task.reused)
             details = {"epochs": len(task.results), "reused_epochs": len(task.reused), "saved_seconds": saved}
@@ -258,7 +285,7 @@ class Driver:
             reason = f"out of memory with batch_size {batch_size}: {failed.message}"
         if failed.trace:
             task.log.write_text("traceback.txt", failed.trace)
-        task.log.end(FAILED_STATUS, "failed", reason)
+        task.end(FAILED_STATUS, "failed", reason)
         if task.trial is not None:
             task.trial.end("failed", None, {"reason": reason})
         self._screen.ended(task.name, "failed", None, reason, reused=0)
@@ -300,6 +327,11 @@ def _error(failed: Failed, message: str) -> Exception:
 def _kind_of(failed: Failed) -> str:
     """What makes two errors the same one: their kind, and the last line of their traceback."""
     return failed.kind + (failed.trace.strip().splitlines()[-1] if failed.trace else failed.message)
+
+
+def _loss(lost: Lost) -> str:
+    what = "its node was lost" if lost.is_node else "its worker was killed"
+    return f"{what} ({lost.place or _exit(lost)})"
 
 
 def _exit(lost: Lost) -> str:

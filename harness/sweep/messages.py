@@ -60,6 +60,7 @@ class Train:
     start: Path | None = None
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
+    reach: str | None = None  # what a worker on another machine finds in `paths`, if it sees the driver's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A request failed. `kind` is `spec`, `user`, `memory`, `recipe` or `bug`."""
+    """A request failed. `kind` is `spec`, `user`, `memory`, `recipe`, `place` or `bug`."""
 
     kind: str
     message: str

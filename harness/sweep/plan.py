@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import check_setting, direction_of
-from harness.machine import count_cores
 from harness.report.screen import Screen, shown_bytes, shown_seconds
 from harness.search import Hyperparameter
 from harness.spec import Description, experiment_name
 from harness.sweep.driver import ask_worker
 from harness.sweep.messages import Describe, Preflight, PreflightReport
-from harness.sweep.workers import LocalWorkers
+from harness.sweep.workers import Workers
 
 DEMO = {"epochs": 8, "trials": 6}
 SLOW_SECONDS = 1800
@@ -36,6 +35,10 @@ class Options:
     is_fresh: bool = False
     is_dry_run: bool = False
     start: str | None = None
+    ray: str | None = None  # the address of a cluster; None: this machine
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    paths: Path | None = None  # the tree of epochs, where it is not in the store
     registers: bool = False  # the best run, in MLflow's model registry
 
     @property
@@ -67,7 +70,7 @@ class Plan:
 
 def make_plan(
     options: Options,
-    workers: LocalWorkers,
+    workers: Workers,
     *,
     is_sweep: bool,
     params: Mapping[str, Any] | None = None,
@@ -110,7 +113,7 @@ def make_plan(
     return plan, first
 
 
-def _start_beside_imports(workers: LocalWorkers) -> int:
+def _start_beside_imports(workers: Workers) -> int:
     """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(workers.start)
@@ -128,11 +131,6 @@ def count_trials(plan: Plan) -> int:
     from harness.sweep.study import grid_size
 
     return min(asked, grid_size(plan.searched))
-
-
-def fill(report: PreflightReport) -> int:
-    """As many runs at once as the cores hold; one on a GPU."""
-    return 1 if report.threads is None else max(1, count_cores() // report.threads)
 
 
 def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:

@@ -23,6 +23,7 @@ class SweepSession:
         remove_abandoned(self.store.folder)
         self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
         self._storage = open_journal(self.store.journal)
+        self._source_tags = source_tags(options, plan)
         self._study = self._open_study()
 
     def tasks(self, trials: int) -> Iterator[Task]:
@@ -103,9 +104,7 @@ class SweepSession:
         if log is not None:
             log.log_params(params)  # where the kill came between the run and its params
         else:
-            log = self.store.create_run(
-                self._experiment_id, name, params=params, tags=tags | source_tags(options, plan)
-            )
+            log = self.store.create_run(self._experiment_id, name, params=params, tags=tags | self._source_tags)
         if asked.run_id != log.run_id:
             asked.trial.set_user_attr("run_id", log.run_id)
         task = build_task(options, plan, self.store, log, name, plan.fixed | asked.values)

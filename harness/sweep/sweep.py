@@ -14,9 +14,9 @@ from harness.files import remove_abandoned
 from harness.report.screen import Screen, open_screen
 from harness.sweep.driver import Driver, Task
 from harness.sweep.lock import check_free, holding
-from harness.sweep.plan import Options, changes_between, count_trials, device_line, fill, make_plan, say_plan
+from harness.sweep.plan import Options, changes_between, count_trials, device_line, make_plan, say_plan
 from harness.sweep.tasks import build_task, find_seed_run, find_train_run, open_experiment, run_lock
-from harness.sweep.workers import LocalWorkers
+from harness.sweep.workers import LocalWorkers, Workers
 from harness.tracking.store import Store
 
 
@@ -24,9 +24,9 @@ def sweep(options: Options) -> None:
     """Searches the hyperparameters of a spec; run again, it goes on to `trials` trials in all."""
     lock = options.store / "locks" / f"{options.name}.lock"
     check_free(lock, f"{options.name} in {options.store}")
-    with _workers() as workers:
+    with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=True)
-        jobs = options.jobs or fill(plan.report)
+        jobs = options.jobs or workers.fit(plan.report.threads)
         trials = count_trials(plan)
         screen = open_screen(
             list(plan.searched),
@@ -44,8 +44,8 @@ def sweep(options: Options) -> None:
 
                 session = SweepSession(options, plan, screen)
                 driver = Driver(session.store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
-                    driver.run(session.tasks(trials), jobs=jobs)
+                with _interruptible(driver, screen, session.store):
+                    driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs)
                 session.summarize()
                 if options.registers:
                     session.register()
@@ -56,7 +56,7 @@ def sweep(options: Options) -> None:
 def train(options: Options) -> str:
     """One run at the defaults, or from a checkpoint; an interrupted one goes on. Returns its run id."""
     params, start = _find_start(options)
-    with _workers() as workers:
+    with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=False, params=params, start=start)
         screen = open_screen(list(plan.description.hyperparameters), train_images=plan.report.train_images)
         try:
@@ -70,7 +70,7 @@ def train(options: Options) -> str:
                 task = build_task(options, plan, store, log, log.run.info.run_name, plan.defaults)
                 task.request = dataclasses.replace(task.request, start=start)
                 driver = Driver(store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
+                with _interruptible(driver, screen, store):
                     driver.run(iter([task]), jobs=1)
             screen.say(f"run {log.run_id}")
         finally:
@@ -89,7 +89,7 @@ def repeat(
     lock = options.store / "locks" / f"{options.name}.confirm.lock"
     what = f"confirm {options.name} in {options.store}"
     check_free(lock, what)
-    with _workers() as workers:
+    with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=False, params={**values, "pruner": None})
         data = plan.report.recipe["rest"]["data"][: len(identity["data"])]  # as much of the digest as was kept
         changes = changes_between(identity, {"code": plan.report.code, "data": data})
@@ -114,8 +114,8 @@ def repeat(
                         yield build_task(options, plan, store, log, log.run.info.run_name, seeded)
 
                 driver = Driver(store, workers, screen, idle=[first])
-                with _interruptible(driver, screen, options):
-                    driver.run(tasks(), jobs=options.jobs or fill(plan.report))
+                with _interruptible(driver, screen, store):
+                    driver.run(tasks(), jobs=options.jobs or workers.fit(plan.report.threads))
         finally:
             screen.close()
 
@@ -134,9 +134,9 @@ def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:
 
 
 @contextmanager
-def _workers() -> Iterator[LocalWorkers]:
-    """Worker processes, killed where the block ends with an exception."""
-    workers = LocalWorkers()
+def _workers(options: Options) -> Iterator[Workers]:
+    """Workers here or on a Ray cluster, killed where the block ends with an exception."""
+    workers = LocalWorkers() if options.ray is None else _ray_workers(options, options.ray)
     try:
         yield workers
         workers.close()
@@ -144,17 +144,33 @@ def _workers() -> Iterator[LocalWorkers]:
         workers.kill_all()
 
 
+def _ray_workers(options: Options, address: str) -> Workers:
+    try:
+        from harness.sweep.ray_workers import RayWorkers
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "ray":
+            raise
+        raise HarnessError("--ray needs Ray, which is not installed: pip install 'harness[ray]'") from None
+    gpus = 0.0 if options.gpus_per_trial is None and options.device == "cpu" else options.gpus_per_trial
+    return RayWorkers(address, options.spec, cpus=options.cpus_per_trial, gpus=gpus)
+
+
 @contextmanager
-def _interruptible(driver: Driver, screen: Screen, options: Options) -> Iterator[None]:
+def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop the runs at once and say how to go on; a second one does not even say that."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
         driver.stop()
 
+    outbox = store.outbox
+    if outbox is not None:
+        outbox.say, outbox.check_stop = screen.say, driver.check_stop
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        if outbox is not None:
+            outbox.flush()
     except KeyboardInterrupt:
         driver.interrupt()
         screen.close()

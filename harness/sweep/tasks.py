@@ -17,6 +17,12 @@ from harness.tracking.store import CONFIRM, CONFIRMS, DIRECTION, KIND, OBJECTIVE
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
     budget = options.path_budget_bytes
+    # Machines of a cluster may have other numbers of cores: all trials get the threads of the first one.
+    threads = {"threads": plan.report.threads} if options.ray and plan.report.threads else {}
+    paths = store.paths if options.paths is None else options.paths.absolute()
+    paths.mkdir(parents=True, exist_ok=True)
+    # Where the tree is elsewhere, workers may see that place alone: the driver fetches checkpoints from there.
+    own = log.folder / "checkpoints"
     return Task(
         name=name,
         log=log,
@@ -24,13 +30,13 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
         objective_at=plan.fixed["objective_at"],
         request=Train(
             spec=options.spec,
-            values=trainable(values),
+            values=trainable(values) | threads,
             run_id=log.run_id,
             device=options.device,
             is_demo=options.is_demo,
-            paths=store.paths,
-            budget_bytes=default_path_budget(store.paths) if budget is None else budget,
-            checkpoints=log.folder / "checkpoints",
+            paths=paths,
+            budget_bytes=default_path_budget(paths) if budget is None else budget,
+            checkpoints=own if options.paths is None else paths / "checkpoints" / log.run_id,
             expected_recipe=log.run.data.tags.get("harness.recipe"),
             awaits_verdict=plan.fixed["pruner"] is not None,
         ),

@@ -9,20 +9,27 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from harness.machine import count_cores
+
 PRELOADED = "harness.sweep.preload"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A worker died without a word: killed from outside, most likely for its memory."""
+    """A worker died without a word: killed from outside, most likely for its memory, or gone with its machine."""
 
     exit_code: int | None
+    place: str | None = None  # the node it was on, where that is not this machine
+    is_node: bool = False  # the node is gone, or out of reach: no fault of the run's
 
 
 class Workers(Protocol):
     """What the driver needs of workers, wherever they run. A worker is known by its number."""
 
+    def fit(self, threads: int | None) -> int: ...
+    def has_room(self) -> bool: ...
     def start(self) -> int: ...
+    def place(self, worker: int) -> str | None: ...
     def send(self, worker: int, message: Any) -> None: ...
     def receive(self, timeout_seconds: float | None) -> Sequence[tuple[int, Any]]: ...
     def stop(self, worker: int) -> None: ...
@@ -49,6 +56,14 @@ class LocalWorkers:
         self._workers: dict[int, _Local] = {}
         self._next = 0
 
+    def fit(self, threads: int | None) -> int:
+        """How many trials of so many threads run at once: as many as the cores hold; one on a GPU (None)."""
+        return 1 if threads is None else max(1, count_cores() // threads)
+
+    def has_room(self) -> bool:
+        """Whether a worker that is asked for now starts at once."""
+        return True
+
     def start(self) -> int:
         """Starts a worker and returns its number."""
         ours, theirs = self._context.Pipe()
@@ -58,6 +73,9 @@ class LocalWorkers:
         number, self._next = self._next, self._next + 1
         self._workers[number] = _Local(process, ours)
         return number
+
+    def place(self, worker: int) -> None:
+        """Where a worker is: on this machine."""
 
     def send(self, worker: int, message: Any) -> None:
         """Sends a message; one to a dead worker is dropped, and its death is received."""

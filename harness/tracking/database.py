@@ -1,12 +1,14 @@
 """MLflow's database, read without MLflow: whoever lists thousands of runs need not wait for its import or its pages."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from harness.errors import FAILED, HarnessError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -41,7 +43,7 @@ class Found:
 
 def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | None:
     """The id and the tags of an experiment, None where there is no such one or it was deleted."""
-    with closing(_open(database)) as connection:
+    with _open(database) as connection:
         row = connection.execute(
             "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'", (name,)
         ).fetchone()
@@ -53,7 +55,7 @@ def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | N
 
 def read_runs(database: Path, experiment_id: str) -> list[Found]:
     """All runs of an experiment that were not deleted, the oldest first."""
-    with closing(_open(database)) as connection:
+    with _open(database) as connection:
         return _read(connection, "experiment_id = ? AND lifecycle_stage = 'active'", (experiment_id,))
 
 
@@ -76,7 +78,7 @@ def read_best(
         WHERE m.key = 'objective' AND m.is_nan = 0 AND abs(m.value) < 1e300
         AND r.experiment_id = ? AND r.lifecycle_stage = 'active' AND r.status = 'FINISHED'{tags}
         ORDER BY m.value {"DESC" if maximize else "ASC"}, r.start_time LIMIT 1"""
-    with closing(_open(database)) as connection:
+    with _open(database) as connection:
         row = connection.execute(query, (experiment_id, *values)).fetchone()
         return None if row is None else _read(connection, "run_uuid = ?", row)[0]
 
@@ -102,5 +104,10 @@ def _read(connection: sqlite3.Connection, which: str, values: Sequence[Any]) -> 
     return list(found.values())
 
 
-def _open(database: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=20)
+@contextmanager
+def _open(database: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=20)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise HarnessError(f"{database} cannot be read: {error}", exit_code=FAILED) from None

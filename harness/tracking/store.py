@@ -9,6 +9,7 @@ import os
 import socket
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
@@ -18,13 +19,15 @@ from urllib.parse import unquote, urlparse
 
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.files import whole_file, write_whole
+from harness.tracking.outbox import Outbox, deliver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
 DATABASE = "mlflow.db"
 STATUS = "harness.status"
+CREATION = "harness.creation"  # what tells a run that was made from one whose making went wrong
 REASON = "harness.reason"
 OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"
@@ -41,6 +44,7 @@ class Store:
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder.absolute()
+        self._is_locked = False
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / DATABASE}"
         self.is_local = self.uri == f"sqlite:///{self.folder / DATABASE}"
         if self.is_local and not create and not (self.folder / DATABASE).exists():
@@ -51,6 +55,9 @@ class Store:
             if self.is_local:
                 _create_database(self.folder / DATABASE)
                 _relocate(self.folder)
+        self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client)
+        if self.outbox is not None:
+            self.outbox.retry(now=True)
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -114,13 +121,21 @@ class Store:
             STATUS: "running",
             "harness.host": socket.gethostname(),
         }
-        run = self.client.create_run(experiment_id, run_name=name, tags={**own, **tags})
+        made = {**own, **tags}
+        if self.outbox is None:
+            run = self.client.create_run(experiment_id, run_name=name, tags=made)
+        else:
+            made[CREATION] = uuid.uuid4().hex
+            run = self.outbox.ask(lambda: self._made_run(experiment_id, name, made))
         log = RunLog(self, run)
         log.log_params(params)
         return log
 
     def resume_run(self, run_id: str) -> "RunLog":
         """A run that was interrupted, RUNNING again; what it has is not logged twice."""
+        return self._resumed(run_id) if self.outbox is None else self.outbox.ask(lambda: self._resumed(run_id))
+
+    def _resumed(self, run_id: str) -> "RunLog":
         run = self.client.get_run(run_id)
         if run.info.status != RUNNING:
             self.client.update_run(run_id, status=RUNNING)
@@ -129,6 +144,25 @@ class Store:
         log = RunLog(self, run)
         log.read_history()
         return log
+
+    def _made_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> "Run":
+        """A new run; the same one where an earlier try made it, and its answer was lost."""
+        found = self.find_runs(experiment_id, f"tags.\"{CREATION}\" = '{tags[CREATION]}'")
+        return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether a new run can be made now: the server, if there is one, answers."""
+        return self.outbox is None or self.outbox.is_open
+
+    def retry(self) -> None:
+        """Delivers what a server has not taken, if it is time to try again."""
+        if self.outbox is not None:
+            self.outbox.retry()
+
+    def write(self, letter: Mapping[str, Any]) -> None:
+        """Writes something about a run, now or as soon as the server takes it."""
+        deliver(self.client, letter) if self.outbox is None else self.outbox.send(letter)
 
     def find_runs(self, experiment_id: str, filter_string: str, most: int = 1000) -> list["Run"]:
         """The runs that match a filter of MLflow's, the oldest first."""
@@ -174,9 +208,16 @@ class Store:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """One process at a time creates or moves things: MLflow's migrations do not bear company."""
+        if self._is_locked:  # by this process, further up
+            yield
+            return
         with open(self.folder / "store.lock", "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
 
 
 class RunLog:
@@ -188,7 +229,8 @@ class RunLog:
         self.folder = store.artifact_folder(run)
         self._logged: set[tuple[str, int]] = set()
         self._has_inputs = bool(run.inputs and run.inputs.dataset_inputs)
-        self._pending: list[Metric] = []
+        self._metrics: list[tuple[str, float, int, int]] = []
+        self._tags: dict[str, str] = {}
 
     def read_history(self) -> None:
         """Notes what the run has, so that nothing is logged a second time."""
@@ -198,44 +240,37 @@ class RunLog:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Logs hyperparameters, once."""
-        from mlflow.entities import Param
-
-        missing = [Param(name, str(value)[:6000]) for name, value in params.items() if name not in self.run.data.params]
+        missing = {name: str(value)[:6000] for name, value in params.items() if name not in self.run.data.params}
         if missing:
-            self._client.log_batch(self.run_id, params=missing)
+            self._write(params=missing)
 
     def add_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Queues metrics of a step for the next `send`; those that the run has are left out."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         for name, value in metrics.items():
             if (name, step) not in self._logged:
                 self._logged.add((name, step))
-                self._pending.append(Metric(name, value, now, step))
+                self._metrics.append((name, value, now, step))
+
+    def add_tags(self, tags: Mapping[str, Any]) -> None:
+        """Queues tags for the next `send`; long ones are cut to what MLflow takes."""
+        self._tags |= {key: str(value)[:MOST_TAG] for key, value in tags.items()}
 
     def send(self) -> None:
-        """Writes what is queued: all metrics of an epoch, or none."""
-        while self._pending:
-            batch, self._pending = self._pending[:MOST_METRICS], self._pending[MOST_METRICS:]
-            self._client.log_batch(self.run_id, metrics=batch)
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets tags; long ones are cut to what MLflow takes."""
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:MOST_TAG]) for key, value in tags.items()])
+        """Writes what is queued, in one transaction: all of an epoch, or nothing."""
+        while self._metrics or self._tags:
+            metrics, self._metrics = self._metrics[:MOST_METRICS], self._metrics[MOST_METRICS:]
+            tags, self._tags = self._tags, {}
+            self._write(metrics=metrics, tags=tags)
 
     def log_dataset(self, name: str, digest: str, description: Mapping[str, Any]) -> None:
         """Records the data as an MLflow input, once."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
         if self._has_inputs:
             return
         self._has_inputs = True
         profile = json.dumps(dict(description), default=str)
-        data = Dataset(name=name, digest=digest[:16], source_type="local", source=profile, profile=profile)
-        self._client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        data = {"name": name, "digest": digest[:16], "source_type": "local", "source": profile, "profile": profile}
+        self._write(dataset=data)
 
     def write_text(self, path: str, text: str) -> None:
         """Writes a text artifact, whole."""
@@ -243,15 +278,18 @@ class RunLog:
 
     def end(self, status: str, outcome: str, reason: str | None = None) -> None:
         """Sends what waits and closes the run: MLflow's status, and the outcome in a word."""
+        self.add_tags({STATUS: outcome} | ({REASON: reason} if reason else {}))
         self.send()
         self.upload()
-        self.set_tags({STATUS: outcome} | ({REASON: reason} if reason else {}))
-        self._client.set_terminated(self.run_id, status)
+        self._write(status=status, end_time=int(time.time() * 1000))
 
     def upload(self) -> None:
         """Sends artifacts to the server that keeps them; where they are files, they are there already."""
         if not self._store.keeps_artifacts(self.run) and self.folder.exists():
-            self._client.log_artifacts(self.run_id, str(self.folder))
+            self._write(artifacts=str(self.folder))
+
+    def _write(self, **letter: Any) -> None:
+        self._store.write({"run": self.run_id} | letter)
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -262,6 +300,8 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 def _connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what does not arrive waits in the outbox
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -295,6 +335,8 @@ def _relocate(folder: Path) -> None:
             rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         except sqlite3.OperationalError:
             return  # a database whose creation was interrupted; MLflow goes on with it
+        except sqlite3.DatabaseError as error:
+            raise HarnessError(f"{folder / DATABASE} cannot be read: {error}", exit_code=FAILED) from None
         moved: list[tuple[int, str, str]] = []
         for number, location in rows:
             base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow

@@ -23,10 +23,11 @@ def keep_report(
         log = store.create_run(experiment_id, "summary", params={}, tags={KIND: SUMMARY})
         log.end(FINISHED, SUMMARY)
     note = f"The report of {experiment} is among the artifacts: `{PAGE}` and its pictures. This run trained nothing."
-    log.set_tags(
+    log.add_tags(
         {"mlflow.note.content": note, "harness.best": best or "none"}
         | {f"harness.total.{name}": total for name, total in totals.items()}
     )
+    log.send()
     store.add_artifact(log.run, PAGE, page.read_bytes())
     for picture in pictures:
         store.add_artifact(log.run, f"pictures/{picture.name}", picture.read_bytes())

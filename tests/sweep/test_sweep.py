@@ -292,3 +292,16 @@ def test_a_budget_of_nothing_keeps_no_state_and_changes_no_result(harness: Harne
     assert not list((tmp_path / "tight" / "paths").glob("*/states/*"))
     assert read_store(tmp_path / "tight") == read_store(tmp_path / "roomy")
     assert_same_checkpoints(tmp_path / "tight", tmp_path / "roomy")
+
+
+def test_epochs_kept_elsewhere_change_no_result(harness: Harness, spec: Path, tmp_path: Path) -> None:
+    harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "here")
+    harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "there", "--paths", "shared/epochs")
+    assert not list((tmp_path / "there" / "paths").glob("*")), "its epochs are in the other folder"
+    assert list((tmp_path / "shared" / "epochs").glob("*/states/*"))
+    assert read_store(tmp_path / "there") == read_store(tmp_path / "here")
+    assert_same_checkpoints(tmp_path / "there", tmp_path / "here")
+    asked, trained, _ = totals(
+        harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "third", "--paths", "shared/epochs").out
+    )
+    assert (asked, trained) == (32, 0), "another store finds them"

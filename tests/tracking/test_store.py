@@ -23,7 +23,7 @@ from running import command, environment
 from small import SPEC
 
 from harness.errors import HarnessError
-from harness.tracking.runs import find_run
+from harness.tracking.runs import find_run, list_runs
 from harness.tracking.store import FINISHED, Store, finite
 
 Harness = Callable[..., Any]
@@ -251,7 +251,8 @@ def test_a_loss_that_is_infinite_is_not_the_largest_float(fresh: Store) -> None:
 def test_tags_may_be_long_and_params_too(fresh: Store) -> None:
     tags = {"harness.long": "x" * 20_000}
     log = fresh.create_run(fresh.experiment_id("long", tags={}), "trial-0000", params={"p": "y" * 10_000}, tags={})
-    log.set_tags(tags)
+    log.add_tags(tags)
+    log.send()
     run = fresh.client.get_run(log.run_id)
     assert len(run.data.tags["harness.long"]) > 7_000 and len(run.data.params["p"]) == 6_000
 
@@ -280,8 +281,15 @@ def test_a_database_of_a_newer_mlflow_is_an_error_in_one_sentence(swept: Path, t
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with pytest.raises(HarnessError, match="MLflow at sqlite:") as error:
-        Store(tmp_path)
+        _ = Store(tmp_path).client
     assert "\n" not in str(error.value) and error.value.exit_code == 1
+
+
+def test_a_file_that_is_no_database_is_an_error_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(HarnessError, match=r"mlflow\.db cannot be read: file is not a database") as error:
+        list_runs(Store(tmp_path), "small")
+    assert error.value.exit_code == 1
 
 
 @pytest.mark.slow

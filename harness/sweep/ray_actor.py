@@ -1,0 +1,81 @@
+"""What runs on a node of a Ray cluster: the worker that runs on this machine as well, behind two methods."""
+
+import os
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from harness.sweep.messages import Failed, Train
+from harness.sweep.shipping import Shipment
+
+CACHE = Path("~/.cache/harness/data")  # where a node without the driver's folders keeps what is downloaded
+REACH = "reach.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a worker is."""
+
+    node: str  # Ray's id of it
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.address} ({self.node[:8]})"
+
+
+class RayActor:
+    """A worker on a node: `tell` is what a pipe's `send` is to a local one, `listen` what `recv` is to its driver."""
+
+    def __init__(self, shipment: Shipment) -> None:
+        import harness.sweep.preload  # noqa: F401  what is missing on this node is said before it gets a trial
+
+        self._told: SimpleQueue[Any] = SimpleQueue()
+        self._said: SimpleQueue[Any] = SimpleQueue()
+        self._spec = shipment.settle()
+        if self._spec == shipment.shipped_spec and "HARNESS_DATA_DIR" not in os.environ:
+            os.environ["HARNESS_DATA_DIR"] = str(CACHE.expanduser())
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def place(self) -> Place:
+        """Where this is; an answer says that the worker is ready."""
+        import ray
+
+        context = ray.get_runtime_context()
+        return Place(node=context.get_node_id(), address=ray.util.get_node_ip_address())
+
+    def tell(self, message: Any) -> None:
+        """Takes a request, or a verdict on the one that is being served."""
+        self._told.put(message)
+
+    def listen(self) -> list[Any]:
+        """All that was said since the last call, in order; waits for something."""
+        said = [self._said.get()]
+        try:
+            while True:
+                said.append(self._said.get_nowait())
+        except Empty:
+            return said
+
+    def _serve(self) -> None:
+        from harness.sweep.worker import Worker
+
+        worker = Worker()
+        try:
+            while True:
+                request = replace(self._told.get(), spec=self._spec)  # where it is on this node
+                if isinstance(request, Train) and (missing := unreachable(request)):
+                    self._said.put(missing)
+                else:
+                    worker.serve(request, self._said.put, self._told.get)
+        except BaseException:  # such as sys.exit() in a spec: a process of its own would end as well
+            os._exit(1)
+
+
+def unreachable(request: Train) -> Failed | None:
+    """A `Failed` where the driver's folder of epochs is another one than that of this node."""
+    mark = request.paths / REACH
+    if request.reach is None or (mark.is_file() and mark.read_text() == request.reach):
+        return None
+    return Failed(kind="place", message=f"it does not see the folder {request.paths} of the driver")

@@ -1,0 +1,158 @@
+"""What a tracking server has not taken yet: kept on disk, in order, and delivered once it answers again."""
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.files import write_whole
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+RETRY_SECONDS = 2.0  # between tries while the server is away
+PATIENCE_SECONDS = 600.0  # at the end of a command
+TRANSIENT = (408, 429)  # and whatever is 500 or more
+
+
+class Outbox:
+    """Delivers what is written about runs, each thing once and in order, also across restarts.
+
+    A letter is a JSON document in a file of its own, named by when it was written. One that was taken but
+    not acknowledged is delivered again: MLflow drops a point, param, tag or file that it has already, so
+    that it counts once.
+    """
+
+    def __init__(self, folder: Path, client: "MlflowClient") -> None:
+        self._folder, self._client = folder, client
+        self._is_away = bool(self._letters())
+        self._tried = 0.0
+        self.say: Callable[[str], None] = lambda text: None
+        self.check_stop: Callable[[], None] = lambda: None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server took all that it was sent so far."""
+        return not self._is_away
+
+    def send(self, letter: Mapping[str, Any]) -> None:
+        """Delivers a letter, or keeps it where the server is away."""
+        if not self._is_away:
+            try:
+                return deliver(self._client, letter)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._leave(error)
+        write_whole(self._folder / f"{time.time_ns():020d}.json", json.dumps(letter))
+
+    def retry(self, *, now: bool = False) -> None:
+        """Delivers what waits, as far as the server takes it; looks at most once in a while."""
+        if not self._is_away or (not now and time.monotonic() - self._tried < RETRY_SECONDS):
+            return
+        self._tried = time.monotonic()
+        count = 0
+        with open(self._folder / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another command on this store delivers as well
+            for path in self._letters():
+                try:
+                    deliver(self._client, json.loads(path.read_text()))
+                except Exception as error:
+                    if is_transient(error):
+                        return
+                    kept = self._folder / "refused" / path.name  # such as of a run that was deleted meanwhile
+                    kept.parent.mkdir(exist_ok=True)
+                    path.rename(kept)
+                    self.say(f"the tracking server refused a message, now in {kept}: {_reason(error)}")
+                else:
+                    path.unlink()
+                    count += 1
+        self._is_away = False
+        self.say(f"the tracking server is back: {count} messages delivered")
+
+    def flush(self) -> None:
+        """Waits for the server where something is undelivered; what it does not take in time stays on disk."""
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while self._is_away:
+            self.check_stop()
+            self.retry()
+            if time.monotonic() > ends:
+                count = len(self._letters())
+                self.say(f"{count} messages for the tracking server wait in {self._folder} for the next command")
+                return
+            time.sleep(0.1 if self._is_away else 0)
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """The server's answer to what cannot wait; waits for the server."""
+        while True:
+            try:
+                return question()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                if not self._is_away:
+                    self._leave(error)
+            tried = time.monotonic()
+            while time.monotonic() - tried < RETRY_SECONDS:
+                self.check_stop()
+                time.sleep(0.1)
+            self.retry(now=True)
+
+    def _leave(self, error: Exception) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._is_away, self._tried = True, time.monotonic()
+        self.say(
+            f"the tracking server does not take messages ({_reason(error)}); training goes on, what is not "
+            f"delivered is kept in {self._folder}"
+        )
+
+    def _letters(self) -> list[Path]:
+        return sorted(self._folder.glob("*.json"))
+
+
+def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
+    """Writes what a letter says into MLflow."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    run_id = letter["run"]
+    if "dataset" in letter:
+        inputs = DatasetInput(Dataset(**letter["dataset"]), [InputTag("mlflow.data.context", "training")])
+        client.log_inputs(run_id, [inputs])
+    elif "artifacts" in letter:
+        client.log_artifacts(run_id, letter["artifacts"])
+    elif "status" in letter:
+        client.set_terminated(run_id, letter["status"], letter["end_time"])
+    else:
+        client.log_batch(
+            run_id,
+            metrics=[Metric(*values) for values in letter.get("metrics", ())],
+            params=[Param(*values) for values in letter.get("params", {}).items()],
+            tags=[RunTag(*values) for values in letter.get("tags", {}).items()],
+        )
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether an error of MLflow's client says that the server is away or busy, and not that the request is wrong."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+    elif isinstance(error, requests.RequestException):
+        return True
+    elif isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    else:
+        return False
+    return status >= 500 or status in TRANSIENT
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    for known, reason in (("refused", "connection refused"), ("timed out", "no answer in time")):
+        if known in text:
+            return reason
+    return text.splitlines()[0][:120]

@@ -1,0 +1,168 @@
+"""A tracking server that is away for a while, or busy: training goes on, and everything arrives once."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from serving import Gate, Server
+from small import slow
+
+from harness.tracking.store import FINISHED, RunLog, Store
+
+Harness = Callable[..., Any]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    opened = Gate(server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", opened.uri)
+    yield opened
+    opened.close()
+
+
+def open_run(folder: Path, experiment: str) -> tuple[Store, RunLog, list[str]]:
+    """A store behind the gate, a run in it, and what is said."""
+    store = Store(folder, create=True)
+    said: list[str] = []
+    assert store.outbox is not None
+    store.outbox.say = said.append
+    return store, store.create_run(store.experiment_id(experiment, tags={}), "run", params={"a": 1}, tags={}), said
+
+
+def points(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, name)]
+
+
+@pytest.mark.parametrize("mood", [429, 500, 503])
+@pytest.mark.parametrize("is_late", [False, True], ids=["before", "after"])
+def test_what_a_busy_server_does_not_take_arrives_later_once(
+    mood: int, is_late: bool, gate: Gate, server: Server, tmp_path: Path
+) -> None:
+    store, log, said = open_run(tmp_path, f"busy-{mood}-{is_late}")
+    log.add_metrics({"loss": 3.0}, 0)
+    log.send()
+    gate.mood, gate.is_late = mood, is_late
+    for step in (1, 2):
+        log.add_metrics({"loss": 3.0 - step}, step)
+        log.send()
+    log.write_text("note.txt", "kept")
+    log.end(FINISHED, "finished")
+    assert not store.takes_runs
+    assert len(said) == 1 and "training goes on" in said[0]
+    gate.mood = None
+    assert store.outbox is not None
+    store.outbox.flush()
+    assert "is back" in said[-1]
+    assert points(server.uri, log.run_id, "loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    run = MlflowClient(server.uri).get_run(log.run_id)
+    assert run.info.status == "FINISHED" and run.data.params == {"a": "1"}
+    assert store.artifact(run, "note.txt").read_text() == "kept"
+    assert not list((tmp_path / "outbox" / "letters").glob("*.json"))
+
+
+def test_what_waits_survives_a_restart_and_comes_before_anything_new(
+    gate: Gate, server: Server, tmp_path: Path
+) -> None:
+    _, log, _ = open_run(tmp_path, "restarted")
+    gate.mood = 503
+    log.add_metrics({"loss": 1.0}, 0)
+    log.send()
+    log.add_tags({"state": "old"})
+    log.send()
+    del log  # the process ends here
+    gate.mood = None
+    store = Store(tmp_path, create=True)
+    experiment = store.experiment_id("restarted")
+    (run,) = store.find_runs(experiment, "")
+    assert run.data.tags["state"] == "old"
+    again = store.resume_run(run.info.run_id)
+    again.add_metrics({"loss": 1.0}, 0)
+    again.add_metrics({"loss": 0.5}, 1)
+    again.send()
+    assert points(server.uri, run.info.run_id, "loss") == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_run_whose_making_was_not_acknowledged_is_made_once(gate: Gate, tmp_path: Path) -> None:
+    store, _, said = open_run(tmp_path, "made-once")
+    experiment = store.experiment_id("made-once")
+    gate.mood, gate.is_late = 502, True
+    looks = iter(range(10**9))
+
+    def mend() -> None:
+        if next(looks) == 3:
+            gate.mood = None
+
+    assert store.outbox is not None
+    store.outbox.check_stop = mend
+    store.create_run(experiment, "second", params={}, tags={})
+    assert "training goes on" in said[0]
+    assert len(store.find_runs(experiment, "attributes.run_name = 'second'")) == 1
+
+
+def test_what_is_refused_later_is_kept_and_holds_nothing_up(gate: Gate, server: Server, tmp_path: Path) -> None:
+    store, log, said = open_run(tmp_path, "refused")
+    gate.mood = 503
+    log.log_params({"b": 1})
+    store.write({"run": log.run_id, "params": {"a": "2"}})
+    log.end(FINISHED, "finished")
+    gate.mood = None
+    assert store.outbox is not None
+    store.outbox.flush()
+    assert any("refused a message" in line for line in said)
+    assert len(list((tmp_path / "outbox" / "letters" / "refused").glob("*.json"))) == 1
+    run = MlflowClient(server.uri).get_run(log.run_id)
+    assert run.info.status == "FINISHED" and run.data.params == {"a": "1", "b": "1"}
+
+
+def test_a_request_that_is_wrong_is_an_error_and_does_not_wait(gate: Gate, tmp_path: Path) -> None:
+    store, log, _ = open_run(tmp_path, "wrong")
+    with pytest.raises(Exception, match="param"):
+        store.write({"run": log.run_id, "params": {"a": "2"}})
+    assert store.takes_runs
+
+
+def test_a_sweep_outlives_twenty_seconds_without_its_server(
+    server: Server, harness: Harness, spec: Path, tmp_path: Path, zygote: Any
+) -> None:
+    slow(spec, 0.4)
+    started = zygote.start(
+        "sweep", spec, "--jobs", 2, "--trials", 5, cwd=tmp_path, MLFLOW_TRACKING_URI=server.uri, HARNESS_REGISTER="1"
+    )
+    started.wait_for("trial-0001  epoch 2/8")
+    server.stop()
+    started.wait_for("training goes on")
+    time.sleep(20)
+    server.start()
+    done = started.wait()
+    assert done.code == 0, done
+    assert "connection refused" in done.out and "the tracking server is back" in done.out
+
+    client = MlflowClient(server.uri)
+    found = client.get_experiment_by_name("small")
+    assert found is not None
+    runs = client.search_runs([found.experiment_id])
+    assert {run.info.run_name for run in runs} == {f"trial-{number:04d}" for number in range(5)}
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        for name in ("train_loss", "val_loss", "val_accuracy", "lr", "epoch_seconds"):
+            steps = [step for step, _ in points(server.uri, run.info.run_id, name)]
+            assert sorted(steps) == list(range(8)), f"{run.info.run_name}: {name}"
+
+    table = harness("runs", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
+    assert len(table) == 5
+    best = harness("best", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
+    reloaded = harness("reload", "best", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
+    assert reloaded["match"] and reloaded["run_id"] == best["run_id"]
+    local = harness("sweep", spec, "--jobs", 2, "--trials", 5, "--store", "local")
+    assert local.out.splitlines()[-1] in done.out, "the same best run"
