@@ -47,6 +47,7 @@ class Experiment:
     checkpoint_every: int = 2  # epochs
     keep: tuple[str, ...] | str = ("best", "last")  # or "all"
     precision: str = "auto"  # "float32", "bfloat16", or what the device is fast at
+    compile: bool = False  # the model by torch.compile: slow to start, then faster
     threads: int | None = None  # CPU threads a run; None: what suits the machine
     trials: int = 20
     sampler: str = "tpe"  # "random", or "grid": every combination of a stepped search space, once
@@ -154,7 +155,7 @@ class Setting:
 
 SETTINGS = (
     *("epochs", "batch_size", "seed", "objective", "objective_at", "direction", "monitor", "scheduler_step"),
-    *("checkpoint_every", "keep", "precision", "threads", "trials", "sampler", "pruner"),
+    *("checkpoint_every", "keep", "precision", "compile", "threads", "trials", "sampler", "pruner"),
 )
 for _name in SETTINGS:
     setattr(Experiment, _name, Setting(_name, vars(Experiment)[_name]))
@@ -168,6 +169,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "direction": (None, "maximize", "minimize"),
     "scheduler_step": ("epoch", "batch"),
     "precision": ("auto", "float32", "bfloat16"),
+    "compile": (False, True),
     "sampler": ("tpe", "random", "grid"),
 }
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "entropy", "distance")

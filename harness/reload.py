@@ -272,6 +272,7 @@ def _as_trained(threads: int) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    is_filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     make_deterministic(threads)
     try:
         yield
@@ -279,6 +280,7 @@ def _as_trained(threads: int) -> Iterator[None]:
         torch.set_num_threads(before[0])
         cudnn.benchmark, cudnn.deterministic = before[1:]
         torch.use_deterministic_algorithms(is_strict, warn_only=is_lenient)
+        torch.utils.deterministic.fill_uninitialized_memory = is_filling  # type: ignore[attr-defined]
 
 
 @contextmanager

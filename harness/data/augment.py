@@ -53,6 +53,18 @@ class Draws:
     flips: Tensor | None  # (N,) 0 or 1
     cuts: Tensor | None  # (2, N) row and column of the middle of the square that is cut out
 
+    def at(self, places: slice | Tensor) -> "Draws":
+        """What was decided for the images at these places of the epoch: a slice, or indices (B,) int64."""
+        return Draws(
+            offsets=None if self.offsets is None else self.offsets[places],
+            flips=None if self.flips is None else self.flips[places],
+            cuts=None if self.cuts is None else self.cuts[:, places],
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """Those that there are."""
+        return [tensor for tensor in (self.offsets, self.flips, self.cuts) if tensor is not None]
+
 
 def draw(augment: Sequence[str], count: int, height: int, width: int, generator: torch.Generator) -> Draws:
     """Draws the augmentation of a whole epoch at once."""

@@ -45,7 +45,7 @@ def train_batches(
         if draws.offsets is not None:
             places = torch.arange(len(images), device=device)
             images = windows(pad(images), places, draws.offsets[start:stop], height, width)
-        yield finished(images, draws, start, stop, mean, std), targets
+        yield finished(images, draws.at(slice(start, stop)), mean, std), targets
 
 
 def batches(

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from harness.data import loader
 from harness.data.normalise import normalised
-from harness.data.resident import Resident
+from harness.data.resident import Epoch, Resident
 from harness.errors import FAILED, HarnessError
 
 
@@ -104,7 +104,11 @@ class Data:
 
         The last partial batch counts, except where it is one single image: batch norm cannot train on it.
         """
-        return len(bounds(_length(self.train), batch_size))
+        return len(self.spans(batch_size))
+
+    def spans(self, batch_size: int) -> list[tuple[int, int]]:
+        """Where each training batch begins and ends in an epoch: see `steps`."""
+        return bounds(_length(self.train), batch_size)
 
     def train_batches(
         self, *, batch_size: int, seed: int, epoch: int, device: torch.device | str
@@ -117,7 +121,7 @@ class Data:
         seed them before each epoch.
         """
         device = torch.device(device)
-        spans = bounds(_length(self.train), batch_size)
+        spans = self.spans(batch_size)
         if isinstance(self.train, Arrays):
             moved = self.to(device)
             return moved._resident.batches(spans, seed=seed, epoch=epoch)
@@ -132,6 +136,14 @@ class Data:
             mean=self.mean,
             std=self.std,
         )
+
+    def shuffle(self, *, seed: int, epoch: int) -> Epoch:
+        """An epoch of training as indices, where the data lives on the device: `batch` makes batches of it."""
+        return self._resident.shuffle(seed=seed, epoch=epoch)
+
+    def batch(self, epoch: Epoch, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The training batch at the places (B,) int64 of an epoch, the same as `train_batches` gives."""
+        return self._resident.batch(epoch, places)
 
     def batches(self, part: Part, *, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a part on `device`, in order, normalised and not augmented; the last batch may be smaller."""

@@ -1,6 +1,7 @@
 """A training part that lives on the device: an epoch is an index into it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,35 +34,62 @@ class Resident:
         if "crop" in self.augment:
             self.stored = pad(self.stored)
 
-    def batches(self, spans: Sequence[tuple[int, int]], *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: the batches that begin and end at `spans` of its random order."""
+    def shuffle(self, *, seed: int, epoch: int) -> "Epoch":
+        """The random order of an epoch and what else chance decides in it."""
         generator = generator_for(seed, epoch, self.targets.device)
         order = torch.randperm(len(self.targets), generator=generator, device=self.targets.device)
-        targets = self.targets.index_select(0, order)
         height, width = self.shape[1:] if self.is_image else (0, 0)
         draws = draw(self.augment, len(order), height, width, generator)
-        for start, stop in spans:
-            yield self.inputs(order[start:stop], draws, start, stop), targets[start:stop]
+        return Epoch(order=order, targets=self.targets.index_select(0, order), draws=draws)
 
-    def inputs(self, images: Tensor, draws: Draws, start: int, stop: int) -> Tensor:
-        """The inputs `images` (B,), with what was drawn for the places `start` to `stop` of the epoch."""
+    def batches(self, spans: Sequence[tuple[int, int]], *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch: the batches that begin and end at `spans` of its random order."""
+        shuffled = self.shuffle(seed=seed, epoch=epoch)
+        for start, stop in spans:
+            yield self.batch(shuffled, slice(start, stop))
+
+    def batch(self, epoch: "Epoch", places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of these places of an epoch: a slice, or indices (B,) int64 on the device."""
+        return self._inputs(epoch.order[places], epoch.draws.at(places)), epoch.targets[places]
+
+    def _inputs(self, images: Tensor, draws: Draws) -> Tensor:
+        """The inputs `images` (B,), with what was drawn for them."""
         if not self.is_image:
             chosen = self.stored.view(len(self.stored), -1).index_select(0, images)
             return normalised(chosen.view(-1, *self.shape), self.mean, self.std)
         channels, height, width = self.shape
         if draws.offsets is not None:
-            batch = windows(self.stored, images, draws.offsets[start:stop], height, width)
+            batch = windows(self.stored, images, draws.offsets, height, width)
         else:
             rows = self.stored.view(len(self.stored), -1).index_select(0, images)
             batch = rows.view(-1, height, width, channels)
-        return finished(batch, draws, start, stop, self.mean, self.std)
+        return finished(batch, draws, self.mean, self.std)
 
 
-def finished(images: Tensor, draws: Draws, start: int, stop: int, mean: Tensor | None, std: Tensor | None) -> Tensor:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Epoch:
+    """An epoch of N images as indices: nothing of it is computed before a batch is asked for."""
+
+    order: Tensor  # (N,) int64
+    targets: Tensor  # (N, ...), in that order
+    draws: Draws
+
+    def copy_(self, other: "Epoch") -> None:
+        """Takes another epoch's values into the memory of this one."""
+        own, others = self.tensors(), other.tensors()
+        for tensor, value in zip(own, others, strict=True):
+            tensor.copy_(value)
+
+    def tensors(self) -> list[Tensor]:
+        """All that an epoch consists of."""
+        return [self.order, self.targets, *self.draws.tensors()]
+
+
+def finished(images: Tensor, draws: Draws, mean: Tensor | None, std: Tensor | None) -> Tensor:
     """Flips, normalises and cuts images (B, H, W, C); gives (B, C, H, W) float32 in channels_last order."""
     if draws.flips is not None:
-        images = flipped(images, draws.flips[start:stop])
+        images = flipped(images, draws.flips)
     values = normalised_images(images, mean, std)
     if draws.cuts is not None:  # after the normalisation: what is cut out is the mean, as in the paper
-        cut_out(values, draws.cuts[:, start:stop])
+        cut_out(values, draws.cuts)
     return values.permute(0, 3, 1, 2)

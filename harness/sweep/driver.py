@@ -208,6 +208,7 @@ class Driver:
                 "harness.base_recipe": prepared.base_digest,
                 "harness.device": prepared.device,
                 "harness.precision": prepared.precision,
+                "harness.step": prepared.step,
                 "harness.threads": prepared.threads,
                 "harness.private": prepared.private or "no",
                 **{f"harness.{name}": value for name, value in settings.items()},

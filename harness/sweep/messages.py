@@ -85,6 +85,7 @@ class Prepared:
     sources: dict[str, str]
     device: str
     precision: str
+    step: str
     threads: int | None
     private: str | None
 

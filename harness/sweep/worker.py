@@ -106,6 +106,7 @@ class Worker:
                     sources=spec.sources,
                     device=describe_device(device),
                     precision=built.precision,
+                    step=built.step,
                     threads=choose_threads(experiment.threads) if device.type == "cpu" else None,
                     private=recipe.private,
                 )

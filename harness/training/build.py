@@ -27,6 +27,7 @@ from harness.training.device import (
     noting_nondeterminism,
     seed_all,
 )
+from harness.training.graph import StepGraph, fuse
 from harness.training.loop import autocast
 from harness.training.measures import default_measures
 from harness.training.recipe import Recipe, build_recipe, code_digests
@@ -53,6 +54,14 @@ class Built:
     scheduler_reads: set[str]
     nondeterministic: set[str]
     is_demo: bool
+    graph: StepGraph | None = None  # on CUDA
+
+    @property
+    def step(self) -> str:
+        """How a training step is launched."""
+        if self.graph is None or self.graph.reason is None:
+            return "eager" if self.graph is None else "CUDA graph"
+        return f"eager: {self.graph.reason}"
 
     @property
     def maximize(self) -> bool:
@@ -116,11 +125,15 @@ def build(
             optimizer = experiment.optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
             raise HarnessError(f"{spec.path}: optimizer() returns {type(optimizer).__name__}, not an optimizer.")
+        if device.type == "cuda":
+            fuse(optimizer)
         with calling(spec, "metrics()"):
             measures = dict(default_measures(data) if (own := experiment.metrics()) is None else own)
         measures = {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in measures.items()}
         precision = choose_precision(experiment.precision, device)
         nondeterministic = _probe(spec, data, model, loss, measures, device, precision)
+        if experiment.compile:
+            model.compile()
     with experiment.recording() as scheduler_reads, calling(spec, "scheduler()"):
         scheduler = experiment.scheduler(optimizer)
     if scheduler is not None and not isinstance(scheduler, LRScheduler):
@@ -145,6 +158,11 @@ def build(
         is_demo=is_demo,
     )
     _check_names(built)
+    if device.type == "cuda":
+        built.graph = StepGraph(
+            model, loss, optimizer, data, measures=measures, device=device, precision=precision,
+            batch_size=experiment.batch_size,
+        )  # fmt: skip
     return built
 
 

@@ -34,16 +34,28 @@ class Totals:
         self._loss = torch.zeros((), dtype=torch.float32, device=device)
         self._sums = {name: torch.zeros((), device=device) for name, m in measures.items() if not is_object(m)}
         self._measures = measures
-        self._count = 0
-        for measure in measures.values():
+        self.count = 0  # images
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Begins a new sum, in the same memory."""
+        self.count = 0
+        for total in self.tensors():
+            total.zero_()
+        for measure in self._measures.values():
             if is_object(measure):
                 measure.reset()
+
+    def tensors(self) -> list[Tensor]:
+        """The sums."""
+        return [self._loss, *self._sums.values()]
 
     @torch.no_grad()
     def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch: its mean loss and its outputs."""
         count = len(outputs)
-        self._count += count
+        self.count += count
         self._loss += loss.detach().float() * count
         for name, measure in self._measures.items():
             if is_object(measure):
@@ -54,7 +66,7 @@ class Totals:
 
     def read(self) -> dict[str, float]:
         """The means. Waits for the device: once an epoch and part."""
-        values = torch.stack([self._loss, *self._sums.values()]).double().div(max(self._count, 1)).tolist()
+        values = torch.stack(self.tensors()).double().div(max(self.count, 1)).tolist()
         means = dict(zip(["loss", *self._sums], values, strict=True))
         objects = {name: float(m.compute()) for name, m in self._measures.items() if is_object(m)}
         return {"loss": means.pop("loss")} | {name: (means | objects)[name] for name in self._measures}

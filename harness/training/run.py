@@ -221,18 +221,23 @@ class Run:
     def _train_metrics(self, epoch: int) -> dict[str, float]:
         """Trains one epoch from where the model is and validates it. Nothing else enters but the epoch."""
         built, experiment = self.built, self.built.experiment
-        seed_all(experiment.seed, "epoch", epoch)
-        batches = built.data.train_batches(
-            batch_size=experiment.batch_size, seed=experiment.seed, epoch=epoch, device=built.device
-        )
         common: dict[str, Any] = {
             "measures": built.measures, "device": built.device, "precision": built.precision,
         }  # fmt: skip
+        seed_all(experiment.seed, "epoch", epoch)
         with self._no_late_reads(epoch), calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=1):
-            train = train_epoch(
-                built.model, built.loss, built.optimizer, batches,
-                batch_scheduler=built.scheduler if self._by_batch else None, **common,
-            )  # fmt: skip
+            batch_scheduler = built.scheduler if self._by_batch else None
+            if built.graph is not None and built.graph.reason is None:
+                train = built.graph.train_epoch(seed=experiment.seed, epoch=epoch, batch_scheduler=batch_scheduler)
+                if built.graph.reason is not None:
+                    self._note = f"a step is launched kernel by kernel: {built.graph.reason}"
+            else:
+                batches = built.data.train_batches(
+                    batch_size=experiment.batch_size, seed=experiment.seed, epoch=epoch, device=built.device
+                )
+                train = train_epoch(
+                    built.model, built.loss, built.optimizer, batches, batch_scheduler=batch_scheduler, **common
+                )
         if not math.isfinite(train["loss"]):
             validation = dict.fromkeys(train, math.nan)
         else:

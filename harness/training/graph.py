@@ -1,0 +1,218 @@
+"""The training step on a GPU as one CUDA graph: gather, augment, forward, backward and update are launched at once.
+
+A small network's step is a few hundred kernels of microseconds each, and launching them one by one takes longer
+than running them. A graph is captured once and replayed; what changes between steps (place in the epoch, learning
+rate) lies in tensors on the device. A replay must give the bits of the step itself: that is tried before it is used.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from harness.data import Arrays, Data
+from harness.data.resident import Epoch
+from harness.training.loop import autocast
+from harness.training.measures import Totals, is_object
+
+FUSED = (SGD, Adam, AdamW)  # whose fused update takes the learning rate as a tensor
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class StepGraph:
+    """Trains epochs like `train_epoch`, to the same bits. `reason` says why it cannot, where it cannot."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Data,
+        *,
+        measures: dict[str, Any],
+        device: torch.device,
+        precision: str,
+        batch_size: int,
+    ) -> None:
+        self.reason = why_not(data, optimizer, measures, device, batch_size=batch_size)
+        self._model, self._loss, self._optimizer, self._data = model, loss, optimizer, data
+        self._device, self._precision, self._batch_size = device, precision, batch_size
+        self._totals = Totals(measures, device)
+        self._range = torch.arange(batch_size, device=device)
+        self._place = torch.zeros((), dtype=torch.int64, device=device)
+        self._epoch: Epoch | None = None
+        self._rates: list[Tensor] = []
+        self._replay: Callable[[], None] | None = None
+        self._captured: tuple[Any, ...] = ()
+
+    def train_epoch(self, *, seed: int, epoch: int, batch_scheduler: LRScheduler | None = None) -> dict[str, float]:
+        """Trains one epoch; the mean loss and measures over the images as they were seen."""
+        self._model.train()
+        self._shuffle(seed, epoch)
+        self._totals.reset()
+        self._place.zero_()
+        for start, stop in self._data.spans(self._batch_size):
+            if stop - start < self._batch_size or self._is_first():
+                self._step(self._place + self._range[: stop - start])
+            else:
+                if self._replay is None or self._captured != self._addresses():
+                    self._replay = self._capture()
+                for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
+                    rate.fill_(group["lr"])
+                self._replay()
+                self._totals.count += self._batch_size
+            self._place += self._batch_size
+            if batch_scheduler is not None:
+                batch_scheduler.step()
+        return self._totals.read()
+
+    def _is_first(self) -> bool:
+        """Whether the optimizer has yet to make its state, which only a step of its own does."""
+        keeps = any(group.get("momentum", 1) for group in self._optimizer.param_groups)
+        return keeps and not self._optimizer.state
+
+    def _step(self, places: Tensor) -> None:
+        """One step on the images at these places of the epoch: what `train_epoch` does with a batch."""
+        assert self._epoch is not None
+        inputs, targets = self._data.batch(self._epoch, places)
+        with autocast(self._device, self._precision):
+            outputs = self._model(inputs).float()
+            batch_loss = self._loss(outputs, targets)
+        self._optimizer.zero_grad(set_to_none=True)
+        batch_loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._totals.add(batch_loss, outputs, targets)
+
+    def _shuffle(self, seed: int, epoch: int) -> None:
+        """The epoch's order, in memory that stays where it is."""
+        shuffled = self._data.shuffle(seed=seed, epoch=epoch)
+        if self._epoch is None:
+            self._epoch = shuffled
+        else:
+            self._epoch.copy_(shuffled)
+
+    def _capture(self) -> Callable[[], None]:
+        """A graph of the step; the step itself, with the reason kept, where it cannot be captured or differs."""
+        groups = self._optimizer.param_groups
+        chosen = [group["lr"] for group in groups]
+        self._rates = [torch.tensor(float(rate), device=self._device) for rate in chosen]
+        self._captured = self._addresses()
+        count = self._totals.count
+
+        def step() -> None:
+            self._step(self._place + self._range)
+            self._totals.count -= self._batch_size  # whoever replays counts
+
+        if self.reason is not None:
+            return step
+        before = self._snapshot()
+        try:
+            step()
+            eager = self._snapshot()
+            before.restore()
+            for group, rate in zip(groups, self._rates, strict=True):
+                group["lr"] = rate
+            replay = _graph_of(step, self._device, before)
+            before.restore()
+            replay()
+            if not eager.equals(self._snapshot()):
+                self.reason = "a replayed step gives other bits than the step itself"
+        except RuntimeError as error:
+            torch.cuda.synchronize()
+            self.reason = f"it cannot be captured: {str(error).splitlines()[0]}"
+        finally:
+            for group, rate in zip(groups, chosen, strict=True):
+                group["lr"] = rate
+            before.restore()
+            self._totals.count = count
+        return step if self.reason is not None else replay
+
+    def _snapshot(self) -> "_Snapshot":
+        return _Snapshot([*self._changing(), *self._totals.tensors()], self._device)
+
+    def _changing(self) -> list[Tensor]:
+        """The tensors that a step changes: weights, buffers, the optimizer's state."""
+        states = (value for state in self._optimizer.state.values() for value in state.values())
+        held = [value for value in states if isinstance(value, Tensor)]
+        return [*self._model.parameters(), *self._model.buffers(), *held]
+
+    def _addresses(self) -> tuple[Any, ...]:
+        """What a graph has built in: where tensors lie, and the options that are plain numbers."""
+        options = [
+            tuple((name, repr(value)) for name, value in group.items() if name not in ("params", "lr", "initial_lr"))
+            for group in self._optimizer.param_groups
+        ]
+        return (*(tensor.data_ptr() for tensor in self._changing()), *options)
+
+
+class _Snapshot:
+    """Values of tensors and of the device's random generator, to go back to."""
+
+    def __init__(self, tensors: list[Tensor], device: torch.device) -> None:
+        self._tensors, self._device = tensors, device
+        self._values = [tensor.detach().clone() for tensor in tensors]
+        self._generator = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for tensor, value in zip(self._tensors, self._values, strict=True):
+            tensor.copy_(value)
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._generator, self._device)
+        else:
+            torch.set_rng_state(self._generator)
+
+    def equals(self, other: "_Snapshot") -> bool:
+        pairs = zip(self._values, other._values, strict=True)
+        return all(torch.equal(_bytes(a), _bytes(b)) for a, b in pairs)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The bits of a tensor: NaN equals NaN, 0 is not -0."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def why_not(
+    data: Data, optimizer: Optimizer, measures: dict[str, Any], device: torch.device, *, batch_size: int
+) -> str | None:
+    """Why a step cannot be a CUDA graph; None where nothing speaks against it."""
+    if device.type != "cuda":
+        return f"there are no graphs on {device.type}"
+    if not isinstance(data.train, Arrays):
+        return "the data does not live on the device"
+    if type(optimizer) not in FUSED:
+        return f"the update of {type(optimizer).__name__} takes no learning rate from the device"
+    if any(map(is_object, measures.values())):
+        return "a metric gathers by itself"
+    if len(data.train) < 2 * batch_size:
+        return "an epoch has one full batch"
+    return None
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Makes the update one kernel that reads its learning rate on the device. The same in and out of a graph."""
+    if type(optimizer) not in FUSED:
+        return
+    for group in optimizer.param_groups:
+        if not group["foreach"] and not group["differentiable"] and group["fused"] is None:
+            group["fused"] = True
+            if "capturable" in group:
+                group["capturable"] = True
+
+
+def _graph_of(step: Callable[[], None], device: torch.device, before: _Snapshot) -> Callable[[], None]:
+    """Captures a step, after some on a stream of its own have made what is made only once."""
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+        before.restore()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay

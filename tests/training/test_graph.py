@@ -1,0 +1,160 @@
+"""A step as a graph: the same bits as the loop's, eager with the reason stated where it cannot be one."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+from harness.data import shapes, tensors
+from harness.data.part import Data
+from harness.models import vgg11
+from harness.training import graph
+from harness.training.device import make_deterministic, seed_all
+from harness.training.graph import StepGraph
+from harness.training.loop import train_epoch
+from harness.training.measures import accuracy
+from harness.training.state import capture, same_bits
+
+CPU = torch.device("cpu")
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA")),
+]
+OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
+    "sgd": lambda parameters: optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True),
+    "plain": lambda parameters: optim.SGD(parameters, lr=0.05),
+    "adamw": lambda parameters: optim.AdamW(parameters, lr=1e-3),
+}
+
+
+def network() -> nn.Module:
+    """Batch norm, dropout, and weights in channels_last order."""
+    torch.manual_seed(3)
+    model = nn.Sequential(*vgg11(classes=10, width=4).children())
+    return nn.Sequential(model, nn.Dropout(0.3)).to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    """Two full batches and a few more images."""
+    make_deterministic(1)
+    return shapes(train=150, validation=20, test=20, augment=("crop", "flip", "cutout"))
+
+
+def step_graph(model: nn.Module, optimizer: optim.Optimizer, data: Data, device: torch.device) -> StepGraph:
+    return StepGraph(
+        model, nn.CrossEntropyLoss(), optimizer, data, measures={"accuracy": accuracy}, device=device,
+        precision="float32", batch_size=64,
+    )  # fmt: skip
+
+
+def train(data: Data, device: torch.device, make: Any, *, by_graph: bool) -> tuple[list[dict[str, float]], Any, Any]:
+    """Three epochs, the learning rate lower in each."""
+    model = network().to(device)
+    optimizer = make(model.parameters())
+    if device.type == "cuda":
+        graph.fuse(optimizer)
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.3)
+    stepper = step_graph(model, optimizer, data.to(device), device)
+    metrics = []
+    for epoch in range(3):
+        seed_all(0, "epoch", epoch)
+        if by_graph:
+            metrics.append(stepper.train_epoch(seed=0, epoch=epoch))
+        else:
+            batches = data.train_batches(batch_size=64, seed=0, epoch=epoch, device=device)
+            common: Any = {"measures": {"accuracy": accuracy}, "device": device, "precision": "float32"}
+            metrics.append(train_epoch(model, nn.CrossEntropyLoss(), optimizer, batches, **common))
+        scheduler.step()
+    return metrics, capture(model, optimizer), stepper
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_epochs_by_graph_have_the_bits_of_the_loop(data: Data, device: str, name: str) -> None:
+    metrics, state, stepper = train(data, torch.device(device), OPTIMIZERS[name], by_graph=True)
+    expected, expected_state, _ = train(data, torch.device(device), OPTIMIZERS[name], by_graph=False)
+    assert metrics == expected and same_bits(state, expected_state)
+    assert (stepper.reason is None) == (device == "cuda"), stepper.reason
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, replay: Callable[[Callable[[], None]], Callable[[], None]]) -> list[int]:
+    """Lets a CPU capture: `replay` makes of a step what is replayed. Counts the captures."""
+    captures: list[int] = []
+
+    def graph_of(step: Callable[[], None], device: torch.device, before: Any) -> Callable[[], None]:
+        captures.append(1)
+        step()  # as when it is warmed up and captured
+        before.restore()
+        return replay(step)
+
+    monkeypatch.setattr(graph, "why_not", lambda *_, **__: None)
+    monkeypatch.setattr(graph, "_graph_of", graph_of)
+    return captures
+
+
+def test_a_change_of_the_learning_rate_captures_nothing_again(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = pretend(monkeypatch, lambda step: step)
+    metrics, state, stepper = train(data, CPU, OPTIMIZERS["sgd"], by_graph=True)
+    expected, expected_state, _ = train(data, CPU, OPTIMIZERS["sgd"], by_graph=False)
+    assert stepper.reason is None and len(captures) == 1
+    assert metrics == expected and same_bits(state, expected_state)
+
+
+def test_what_the_graph_has_built_in_is_captured_again_when_it_changes(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures = pretend(monkeypatch, lambda step: step)
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    stepper = step_graph(model, optimizer, data, CPU)
+    stepper.train_epoch(seed=0, epoch=0)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # other tensors
+    stepper.train_epoch(seed=0, epoch=1)
+    optimizer.param_groups[0]["momentum"] = 0.5
+    stepper.train_epoch(seed=0, epoch=2)
+    stepper.train_epoch(seed=0, epoch=3)
+    assert len(captures) == 3
+
+
+@pytest.mark.parametrize(
+    ("replay", "reason"),
+    [
+        (lambda step: lambda: None, "a replayed step gives other bits than the step itself"),
+        (lambda step: (_ for _ in ()).throw(RuntimeError("operation not permitted\nmore")), "operation not permitted"),
+    ],
+)
+def test_a_step_that_is_not_the_same_when_replayed_is_trained_eagerly(
+    data: Data, monkeypatch: pytest.MonkeyPatch, replay: Any, reason: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    pretend(monkeypatch, replay)
+    metrics, state, stepper = train(data, CPU, OPTIMIZERS["sgd"], by_graph=True)
+    expected, expected_state, _ = train(data, CPU, OPTIMIZERS["sgd"], by_graph=False)
+    assert reason in stepper.reason
+    assert metrics == expected and same_bits(state, expected_state)
+
+
+class Gathering:
+    """A metric that gathers by itself."""
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None: ...
+    def compute(self) -> float: ...
+    def reset(self) -> None: ...
+
+
+def test_why_a_step_cannot_be_a_graph_is_said(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, model = torch.device("cuda"), nn.Linear(2, 2)
+    sgd = optim.SGD(model.parameters(), lr=0.1)
+    few = tensors(torch.zeros(80, 2), torch.arange(80) % 2, validation=0.2)
+    assert graph.why_not(data, sgd, {}, cuda, batch_size=64) is None
+    for reason, found in {
+        "no graphs on cpu": graph.why_not(data, sgd, {}, CPU, batch_size=64),
+        "RMSprop": graph.why_not(data, optim.RMSprop(model.parameters()), {}, cuda, batch_size=64),
+        "gathers by itself": graph.why_not(data, sgd, {"m": Gathering()}, cuda, batch_size=64),
+        "one full batch": graph.why_not(few, sgd, {}, cuda, batch_size=64),
+    }.items():
+        assert found is not None and reason in found
