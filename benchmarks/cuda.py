@@ -47,6 +47,8 @@ def main() -> None:
     given.width, given.train, given.side = 64, 45_000, 8192
     if given.toy or given.quick:
         given.width, given.train, given.side, given.epochs, given.jobs, given.workers = 8, 128, 256, 1, [2], 0
+    if given.quick:
+        given.jobs = []  # whole sweeps take longest
     os.environ["BENCH_WIDTH"] = str(given.width)
     with tempfile.TemporaryDirectory() as folder:
         measure(given, Path(folder))
