@@ -55,7 +55,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         found[jobs] = results
         return seconds
 
-    contestants = {str(jobs): lambda jobs=jobs: sweep(jobs) for jobs in given.jobs}  # type: ignore[misc]
+    contestants = {str(jobs): lambda jobs=jobs: sweep(jobs) for jobs in given.jobs}
     measured = interleaved(contestants, given.repetitions)
     first = given.jobs[0]
     rows = [

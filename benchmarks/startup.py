@@ -55,10 +55,10 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         "harness runs": harness("runs", SPEC, "--store", store),
         "harness best": harness("best", SPEC, "--store", store),
     }
-    contestants = {name: lambda words=words: command(*words) for name, words in commands.items()}  # type: ignore[misc]
+    contestants = {name: lambda words=words: command(*words) for name, words in commands.items()}
     for name in ("train", "sweep"):
         label = f"harness {name}, new store, to the first epoch's end"
-        contestants[label] = lambda name=name: first_epoch(name)  # type: ignore[misc]
+        contestants[label] = lambda name=name: first_epoch(name)
     if given.quick:
         kept = ("import torch, mlflow, optuna", "harness --help")
         contestants = {name: contestants[name] for name in kept}
