@@ -23,7 +23,7 @@ import torch
 from common import SPECS, harness, parser, publish, run_command
 from images import write_images
 from jobs import read
-from loops import LoaderLoop
+from loops import LoaderLoop, set_free
 from overhead import build_run, network
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,6 +47,8 @@ def main() -> None:
     given.width, given.train, given.side = 64, 45_000, 8192
     if given.toy or given.quick:
         given.width, given.train, given.side, given.epochs, given.jobs, given.workers = 8, 128, 256, 1, [2], 0
+    if given.quick:
+        given.jobs = []  # whole sweeps take longest
     os.environ["BENCH_WIDTH"] = str(given.width)
     with tempfile.TemporaryDirectory() as folder:
         measure(given, Path(folder))
@@ -97,8 +99,9 @@ def flops_an_image(width: int) -> float:
     model, _ = network(torch.device("cpu"), channels_last=False, width=width)
     count = 4
     with FlopCounterMode(display=False) as counter:
-        cross_entropy(model(torch.randn(count, 3, 32, 32)), torch.zeros(count, dtype=torch.int64)).backward()
-    return counter.get_total_flops() / count
+        loss = cross_entropy(model(torch.randn(count, 3, 32, 32)), torch.zeros(count, dtype=torch.int64))
+        loss.backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops() / count)
 
 
 def run_rate(images: Path, folder: Path, device: torch.device, batch_size: int, given: argparse.Namespace) -> float:
@@ -116,7 +119,7 @@ def run_rate(images: Path, folder: Path, device: torch.device, batch_size: int, 
 
 
 def loader_rate(images: Path, device: torch.device, given: argparse.Namespace) -> float:
-    torch.use_deterministic_algorithms(False)
+    set_free()
     model, optimizer = network(device, channels_last=False, width=given.width)
     loop = LoaderLoop(images, model, optimizer, device=device, workers=given.workers, batch_size=64)
     seconds = []

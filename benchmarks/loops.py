@@ -16,6 +16,12 @@ from harness.data.augment import flipped, pad, windows
 from harness.data.normalise import mean_and_std, normalised_images
 
 
+def set_free() -> None:
+    """Nothing needs to repeat its bits, and cuDNN may try which of its kernels is fastest."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+
+
 class ResidentLoop:
     """Images on the device as uint8; order and augmentation drawn once an epoch; nothing read before its end."""
 
@@ -59,7 +65,7 @@ class ResidentLoop:
                 outputs = model(inputs).float()
                 loss = cross_entropy(outputs, labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             self._add(sums, loss, outputs, labels)
         return (sums / count).tolist()
@@ -111,7 +117,7 @@ class LoaderLoop:
                     loss = cross_entropy(outputs, labels)
                 if is_training:
                     self.optimizer.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     self.optimizer.step()
                 loss_sum += loss.item() * len(labels)
                 correct += (outputs.argmax(1) == labels).sum().item()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from common import SPECS, interleaved, paired_ratio, parser, publish
 from images import write_images
-from loops import LoaderLoop, ResidentLoop
+from loops import LoaderLoop, ResidentLoop, set_free
 from torch import nn, optim
 
 from harness.models import vgg16
@@ -71,7 +71,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
         run.writer.flush()
 
     def by_hand(epoch: Callable[[], Any]) -> None:
-        torch.use_deterministic_algorithms(False)
+        set_free()
         for _ in range(given.epochs):
             epoch()
         make_deterministic(given.threads)
@@ -115,7 +115,7 @@ def build_run(images: Path, folder: Path, device: torch.device, threads: int, **
 def network(device: torch.device, *, channels_last: bool, width: int = 8) -> tuple[nn.Module, optim.Optimizer]:
     model = vgg16(classes=10, width=width).to(device)
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     return model, optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=5e-4)
 
 

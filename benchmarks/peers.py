@@ -22,6 +22,7 @@ from typing import Any
 
 from common import HERE, SPECS, harness, interleaved, paired_ratio, parser, publish, run_command
 from images import write_images
+from jobs import read
 
 PEERS = {
     "classic loop": ("classic.py", "optuna"),
@@ -67,8 +68,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
         seconds, out = run_command(harness("sweep", spec, "--store", store, *epochs), BENCH_IMAGES=str(images))
         found = re.search(r"(\d+) saved", out)
         saved.append(int(found[1]) if found else -1)
-        _, out = run_command(harness("runs", spec, "--store", store, "--json"), BENCH_IMAGES=str(images))
-        accuracies["harness"] = [run["value"] for run in json.loads(out)]
+        results, _ = read(Path(store))
+        accuracies["harness"] = [value for run in results.values() for key, value in run if key == "objective"]
         return seconds
 
     contestants: dict[str, Callable[[], float]] = {}
