@@ -89,6 +89,15 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="HARNESS_STUDY_STORAGE",
+            help="A database for Optuna's study, such as postgresql+psycopg://USER@HOST/NAME.",
+            show_default=False,
+        ),
+    ] = None,
     paths: Annotated[
         Path | None,
         typer.Option(
@@ -122,6 +131,7 @@ def sweep(
         ray=ray,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        study_storage=study_storage,
         paths=paths,
         registers=register,
     )
