@@ -19,7 +19,6 @@ AS_POSTGRES = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BINARIES is None, reason="needs PostgreSQL: apt-get install postgresql"),
-    pytest.mark.xdist_group("server"),
 ]
 
 
