@@ -26,6 +26,7 @@ from harness.sweep.workers import Lost
 LOOK_SECONDS = 1.0  # between looks at whether the head is there
 HEAD_TRIES = 5  # looks in a row that find nothing: the head is gone
 START_TRIES = 3  # workers in a row that could not start
+CANNOT_START = "creation task"  # in what Ray says then
 SPARES = 2  # workers that are asked for beside those that are used, at least
 SPARE_SECONDS = 30  # a worker is kept that nobody has room for
 WAIT_SECONDS = 30  # for a worker, before it is said that there may be no room
@@ -106,7 +107,8 @@ class RayWorkers:
         """Sends a message; one to a dead worker is dropped, and its death is received."""
         if isinstance(message, Train):
             message = replace(message, reach=self._mark(message.paths))
-        self._workers[worker].actor.tell.remote(message)
+        if worker in self._workers:
+            self._workers[worker].actor.tell.remote(message)
 
     def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
         """Everything that was said since, in the order each worker said it; waits for something to come."""
@@ -166,7 +168,7 @@ class RayWorkers:
                 place = ray.get(reference)
             except RayError as error:
                 del self._spares[reference]
-                self._failures += 1
+                self._failures += CANNOT_START in str(error)  # and not: its node went before it had started
                 if self._failures >= START_TRIES or isinstance(error, RuntimeEnvSetupError):
                     message = f"A worker could not start on the cluster: {_last_line(error)}"
                     raise HarnessError(message, exit_code=FAILED) from None
