@@ -23,6 +23,25 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
 ]
+Trials = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", min=1, help="Trials in all, earlier ones counted.", show_default=False),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        help="Start no trial after so long, such as 90s, 30m, 1h30m.",
+        show_default=False,
+    ),
+]
+Register = Annotated[
+    bool,
+    typer.Option(
+        "--register/--no-register", envvar="HARNESS_REGISTER", help="Put the best run into MLflow's model registry."
+    ),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(
@@ -36,6 +55,54 @@ Budget = Annotated[
         metavar="SIZE",
         help="Disk for the states that later runs start from, such as 5GB.  "
         "[default: 20GB, or a tenth of the free disk]",
+        show_default=False,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Train on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
+        show_default=False,
+    ),
+]
+Cpus = Annotated[
+    float | None,
+    typer.Option(
+        "--cpus-per-trial",
+        metavar="N",
+        min=0.01,
+        help="Cores of a trial on Ray.  [default: its threads]",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-trial",
+        metavar="N",
+        min=0,
+        help="GPUs of a trial on Ray, such as 0.25.  [default: 1 where there are any]",
+        show_default=False,
+    ),
+]
+StudyStorage = Annotated[
+    str | None,
+    typer.Option(
+        "--study-storage",
+        metavar="URL",
+        envvar="HARNESS_STUDY_STORAGE",
+        help="A database for Optuna's study, such as postgresql+psycopg://USER@HOST/NAME.",
+        show_default=False,
+    ),
+]
+Paths = Annotated[
+    Path | None,
+    typer.Option(
+        "--paths",
+        metavar="DIR",
+        help="Where epochs are kept, if not in the store: a folder that all nodes see.",
         show_default=False,
     ),
 ]

@@ -6,7 +6,6 @@ Torch and MLflow are loaded by the commands that need them.
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,13 +14,21 @@ from harness.arguments import (
     DATA,
     MLRUNS,
     Budget,
+    Cpus,
     DataDir,
     Demo,
     Device,
     Epochs,
+    Gpus,
+    Paths,
+    Ray,
+    Register,
     Set,
     SpecArgument,
     Store,
+    StudyStorage,
+    Timeout,
+    Trials,
     parse_duration,
     parse_jobs,
     parse_size,
@@ -47,14 +54,8 @@ app = typer.Typer(
 @app.command()
 def sweep(
     spec: SpecArgument,
-    trials: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Trials in all, earlier ones counted.", show_default=False),
-    ] = None,
-    timeout: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Start no trial after so long, such as 90s, 30m, 1h30m.", show_default=False),
-    ] = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Trials at once; results do not depend on it.")] = "auto",
     demo: Demo = False,
     assignments: Set = None,
@@ -63,42 +64,13 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the spec, say what would be done, write nothing.")
     ] = False,
-    register: Annotated[
-        bool,
-        typer.Option(
-            "--register/--no-register", envvar="HARNESS_REGISTER", help="Put the best run into MLflow's model registry."
-        ),
-    ] = True,
+    register: Register = True,
     path_budget: Budget = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Train on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.",
-            show_default=False,
-        ),
-    ] = None,
-    cpus_per_trial: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=0.01, help="Its cores on Ray.  [default: its threads]", show_default=False),
-    ] = None,
-    gpus_per_trial: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="GPUs of a trial on Ray, such as 0.25.  [default: 1 where there are any]",
-            show_default=False,
-        ),
-    ] = None,
-    paths: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where epochs are kept, if not in the store: a folder that all nodes see.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = None,
+    cpus_per_trial: Cpus = None,
+    gpus_per_trial: Gpus = None,
+    study_storage: StudyStorage = None,
+    paths: Paths = None,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -124,6 +96,7 @@ def sweep(
         ray=ray,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
+        study_storage=study_storage,
         paths=paths,
         registers=register,
     )

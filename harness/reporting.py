@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from harness.report.study.drawing import shown
 from harness.report.study.epochs import Trees, build_trees, draw_trees
 from harness.report.study.page import Section, build_page, leaderboard, mixed_up_table, pairs_table
 from harness.report.study.search import Curves
-from harness.sweep.study import find_importances, open_journal, open_study
+from harness.sweep.study import find_importances, open_database, open_journal, open_study
 from harness.tracking.runs import RunRecord, list_runs, read_curves
 from harness.tracking.store import CONFIRM, DIRECTION, OBJECTIVE, Store
 from harness.tracking.summary import keep_report
@@ -81,7 +82,7 @@ def gather(store: Store, name: str) -> Facts:
     records = list_runs(store, name)
     if not records:
         raise HarnessError(f"{name} has no runs yet; start with: python -m harness sweep SPEC")
-    journal = open_study(open_journal(store.journal), name) if store.journal.exists() else None
+    journal = _find_study(store, name)
     uid = None if journal is None else journal.user_attrs.get("uid")
     trials = sorted((r for r in records if r.trial is not None and r.study == uid), key=lambda r: r.trial or 0)
     searched = list(journal.trials[0].params) if journal is not None and journal.trials else []
@@ -110,6 +111,13 @@ def gather(store: Store, name: str) -> Facts:
         told_apart=_told_apart(store, records),
         importances=importances,
     )
+
+
+def _find_study(store: Store, name: str) -> Any:
+    """Optuna's study of an experiment, where a sweep here has kept it."""
+    if url := os.environ.get("HARNESS_STUDY_STORAGE"):
+        return open_study(open_database(url), name)
+    return open_study(open_journal(store.journal), name) if store.journal.exists() else None
 
 
 def _search_sections(facts: Facts) -> list[Section]:

@@ -39,6 +39,7 @@ class Options:
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
     paths: Path | None = None  # the tree of epochs, where it is not in the store
+    study_storage: str | None = None  # the address of a database; None: the journal in the store
     registers: bool = False  # the best run, in MLflow's model registry
 
     @property

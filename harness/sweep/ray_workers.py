@@ -24,8 +24,9 @@ from harness.sweep.shipping import pack_spec
 from harness.sweep.workers import Lost
 
 LOOK_SECONDS = 1.0  # between looks at whether the head is there
-HEAD_TRIES = 3  # looks in a row that find nothing: the head is gone
+HEAD_TRIES = 5  # looks in a row that find nothing: the head is gone
 START_TRIES = 3  # workers in a row that could not start
+CANNOT_START = "creation task"  # in what Ray says then
 SPARES = 2  # workers that are asked for beside those that are used, at least
 SPARE_SECONDS = 30  # a worker is kept that nobody has room for
 WAIT_SECONDS = 30  # for a worker, before it is said that there may be no room
@@ -47,6 +48,7 @@ class RayWorkers:
         self._workers: dict[int, _Started] = {}
         self._listening: dict[Any, int] = {}
         self._spares: dict[Any, Any] = {}  # asked for and not yet used: from the answer that says it is ready
+        self._ready: set[Any] = set()  # those of them that have started: they need not be waited for
         self._wanted = time.monotonic()  # room, last
         self._failures = self._next = self._head_misses = 0
         self._looked = 0.0
@@ -66,6 +68,8 @@ class RayWorkers:
         """Gives a trial as many cores as threads, unless told otherwise; how many the cluster holds as it is now."""
         if self._cpus is None:
             self._cpus = float(threads or 1)
+            if self._cpus != 1:
+                self._drop_spares()  # they were asked for with one core
         have, need = ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         return max(1, int(min(have.get(name, 0) / amount for name, amount in need.items() if amount)))
 
@@ -103,22 +107,22 @@ class RayWorkers:
         """Sends a message; one to a dead worker is dropped, and its death is received."""
         if isinstance(message, Train):
             message = replace(message, reach=self._mark(message.paths))
-        self._workers[worker].actor.tell.remote(message)
+        if worker in self._workers:
+            self._workers[worker].actor.tell.remote(message)
 
     def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
         """Everything that was said since, in the order each worker said it; waits for something to come."""
         if time.monotonic() - self._wanted > SPARE_SECONDS:  # all trials are on their way: others may have the room
-            for actor in self._spares.values():
-                ray.kill(actor)
-            self._spares.clear()
+            self._drop_spares()
         ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             self._check_head()
-            waiting = [*self._listening, *self._spares]
+            waiting = [*self._listening, *(self._spares.keys() - self._ready)]
             left = LOOK_SECONDS if ends is None else min(LOOK_SECONDS, max(0.0, ends - time.monotonic()))
             if waiting:
                 ray.wait(waiting, timeout=left)
                 ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+                self._ready.update(self._spares.keys() & set(ready))
             else:
                 time.sleep(left)
                 ready = []
@@ -138,7 +142,7 @@ class RayWorkers:
         if not ray.is_initialized():
             return
         if self._head_misses >= HEAD_TRIES:
-            return  # who asks a head that is gone waits for a minute; its workers end without it
+            return  # its workers end without it
         for actor in [*(started.actor for started in self._workers.values()), *self._spares.values()]:
             ray.kill(actor)
         self._workers.clear()
@@ -150,6 +154,12 @@ class RayWorkers:
         """Ends every worker after what it is doing."""
         self.kill_all()  # the driver has heard the end of everything that it asked for
 
+    def _drop_spares(self) -> None:
+        for actor in self._spares.values():
+            ray.kill(actor)
+        self._spares.clear()
+        self._ready.clear()
+
     def _find_ready(self) -> tuple[Any, Place] | None:
         """A worker that has started and has nothing to do; raises `HarnessError` where none can start."""
         ready, _ = ray.wait(list(self._spares), num_returns=len(self._spares), timeout=0)
@@ -158,7 +168,7 @@ class RayWorkers:
                 place = ray.get(reference)
             except RayError as error:
                 del self._spares[reference]
-                self._failures += 1
+                self._failures += CANNOT_START in str(error)  # and not: its node went before it had started
                 if self._failures >= START_TRIES or isinstance(error, RuntimeEnvSetupError):
                     message = f"A worker could not start on the cluster: {_last_line(error)}"
                     raise HarnessError(message, exit_code=FAILED) from None
@@ -177,9 +187,11 @@ class RayWorkers:
             said = ray.get(reference)
         except RayError as error:
             del self._workers[number]
-            ray.kill(started.actor)  # it may live on behind a broken connection
-            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            is_node = isinstance(error, ActorUnavailableError) or started.place.node not in alive
+            is_node = isinstance(error, ActorUnavailableError)
+            if self._head is None or _answers(self._head):  # who asks a head that is gone waits for a minute
+                ray.kill(started.actor)  # it may live on behind a broken connection
+                alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                is_node = is_node or started.place.node not in alive
             return [(number, Lost(exit_code=None, place=str(started.place), is_node=is_node))]
         self._listen(number)
         for message in said:
@@ -247,7 +259,8 @@ def _answers(address: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def _last_line(error: Exception) -> str:

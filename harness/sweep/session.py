@@ -9,7 +9,7 @@ from harness.files import remove_abandoned
 from harness.report.screen import Screen, shown_seconds, shown_values
 from harness.sweep.driver import Task
 from harness.sweep.plan import Options, Plan, changes_between, identity_of
-from harness.sweep.study import Asked, Study, archive_study, open_journal, open_study
+from harness.sweep.study import Asked, Study, archive_study, open_database, open_journal, open_study
 from harness.sweep.tasks import build_task, open_experiment, source_tags
 from harness.tracking.store import FAILED_STATUS, RunLog, Store
 
@@ -22,7 +22,8 @@ class SweepSession:
         self.store = Store(options.store, create=True)
         remove_abandoned(self.store.folder)
         self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
-        self._storage = open_journal(self.store.journal)
+        url = options.study_storage
+        self._storage = open_journal(self.store.journal) if url is None else open_database(url)
         self._source_tags = source_tags(options, plan)
         self._study = self._open_study()
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,13 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # public, but not declared so to type checkers
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.errors import HarnessError, did_you_mean
+from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.search import Hyperparameter
 from harness.sweep.sampling import History, LongTPE
 
@@ -65,6 +66,17 @@ def open_journal(path: Path) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
+def open_database(url: str) -> BaseStorage:
+    """Optuna's storage in a database, such as `postgresql+psycopg://user@host/name`, in place of the journal."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.storages.RDBStorage(url)
+    except Exception as error:  # of SQLAlchemy, of a driver that is not installed, or of the address
+        shown = re.sub(r"//[^@/]*@", "//...@", url)  # without the password
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise HarnessError(f"--study-storage {shown}: {reason.strip()}", exit_code=FAILED) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """A trial that is to be trained, with its values."""
@@ -82,7 +94,7 @@ class Study:
 
     def __init__(
         self,
-        storage: JournalStorage,
+        storage: BaseStorage,
         name: str,
         hyperparameters: Mapping[str, Hyperparameter],
         *,
@@ -254,7 +266,7 @@ def _grid(hyperparameters: Mapping[str, Hyperparameter]) -> dict[str, list[Any]]
     return grid
 
 
-def open_study(storage: JournalStorage, name: str) -> optuna.Study | None:
+def open_study(storage: BaseStorage, name: str) -> optuna.Study | None:
     """The study of this name, if there is one."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
@@ -269,7 +281,7 @@ def find_importances(study: optuna.Study) -> dict[str, float]:
         return optuna.importance.get_param_importances(study)
 
 
-def archive_study(storage: JournalStorage, name: str) -> str:
+def archive_study(storage: BaseStorage, name: str) -> str:
     """Gives a study another name, so that a new one can take its place; the new name."""
     taken = set(optuna.get_all_study_names(storage))
     archived = next(f"{name}~{i}" for i in range(1, len(taken) + 2) if f"{name}~{i}" not in taken)

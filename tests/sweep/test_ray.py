@@ -21,9 +21,9 @@ Harness = Callable[..., Any]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
-    pytest.mark.xdist_group("ray"),
 ]
 TRIALS = 12
+PATIENCE_SECONDS = 150  # a worker loads torch on each node, and here all nodes are one machine
 
 
 class Cluster:
@@ -83,7 +83,7 @@ def local(zygote: Any, slow_spec: Path) -> Path:
 
 def wait_for_nodes(started: Any, count: int) -> set[str]:
     """Waits until so many nodes have trials; the nodes."""
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + PATIENCE_SECONDS
     while len(nodes := set(re.findall(r"trial-\d+ is on \S+ \((\w+)\)", started.out.read_text()))) < count:
         assert time.monotonic() < ends, started.out.read_text() + started.err.read_text()
         time.sleep(0.05)
@@ -118,7 +118,7 @@ def test_a_driver_that_is_killed_goes_on_by_the_same_command(
 ) -> None:
     arguments = ["sweep", slow_spec, "--ray", cluster.address, "--store", "killed", "--jobs", 2]
     started = zygote.start(*arguments, cwd=slow_spec.parent)
-    started.wait_for("trial-0002  epoch 3/8")
+    started.wait_for("trial-0002  epoch 3/8", PATIENCE_SECONDS)
     assert started.kill().code == -9
     done = zygote.start(*arguments, cwd=slow_spec.parent).wait()
     assert done.code == 0, done
@@ -140,7 +140,7 @@ def test_a_head_that_dies_ends_the_driver_and_the_sweep_goes_on_later(
 ) -> None:
     sweep = ["sweep", slow_spec, "--jobs", 2, "--store", "headless"]
     started = zygote.start(*sweep, "--ray", cluster.address, cwd=slow_spec.parent)
-    started.wait_for("trial-0001  epoch 2/8")
+    started.wait_for("trial-0001  epoch 2/8", PATIENCE_SECONDS)
     before = time.monotonic()
     cluster.kill_the_head()
     done = started.wait()

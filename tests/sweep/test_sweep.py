@@ -305,3 +305,19 @@ def test_epochs_kept_elsewhere_change_no_result(harness: Harness, spec: Path, tm
         harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "third", "--paths", "shared/epochs").out
     )
     assert (asked, trained) == (32, 0), "another store finds them"
+
+
+def test_a_study_in_a_database_is_the_one_in_the_journal(harness: Harness, spec: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    harness("sweep", spec, "--trials", 2, "--jobs", 1, "--store", "database", "--study-storage", url)
+    harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "database", HARNESS_STUDY_STORAGE=url)
+    harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "journal")
+    assert not (tmp_path / "database" / "optuna.log").exists()
+    assert read_store(tmp_path / "database") == read_store(tmp_path / "journal")
+    study = optuna.load_study(study_name="small", storage=url)
+    assert [trial.value for trial in study.trials] == [trial["value"] for trial in read_study(tmp_path / "journal")]
+
+    wrong = "postgresql+psycopg://me:secret@127.0.0.1:1/studies"
+    done = harness("sweep", spec, "--trials", 4, "--jobs", 1, "--store", "other", "--study-storage", wrong, code=1)
+    assert "--study-storage postgresql+psycopg://...@127.0.0.1:1/studies" in done.err and "secret" not in done.err
+    assert len(done.err.strip().splitlines()) == 1

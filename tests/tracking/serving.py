@@ -17,10 +17,11 @@ from running import environment
 
 
 class Server:
-    """`mlflow server` on SQLite, with artifacts proxied."""
+    """`mlflow server` on SQLite or another database, with artifacts proxied."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         self._folder = folder
+        self._database = database or f"sqlite:///{folder / 'server.db'}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -30,7 +31,7 @@ class Server:
     def start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}",
+             "--workers", "1", "--backend-store-uri", self._database,
              "--artifacts-destination", str(self._folder / "artifacts")],
             env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,

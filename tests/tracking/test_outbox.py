@@ -13,7 +13,7 @@ from small import slow
 from harness.tracking.store import FINISHED, RunLog, Store
 
 Harness = Callable[..., Any]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""A spec that travels: used where it stands on machines that have it, and as it was sent on those that have not."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from small import SPEC
+
+from harness.errors import HarnessError
+from harness.spec import load_spec
+from harness.sweep.messages import Train
+from harness.sweep.ray_actor import REACH, unreachable
+from harness.sweep.shipping import Shipment, pack_spec
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose spec imports a module beside it and a package of the working folder."""
+    project = tmp_path / "project"
+    (project / "experiments").mkdir(parents=True)
+    (project / "common" / "deep").mkdir(parents=True)
+    text = SPEC.replace("import torch\n", "import torch\nfrom beside import WIDTH\nfrom common.deep import layers\n", 1)
+    (project / "experiments" / "small.py").write_text(text)
+    (project / "experiments" / "beside.py").write_text("from common import other\n\nWIDTH = 16\n")
+    (project / "experiments" / "unrelated.py").write_text("raise RuntimeError\n")
+    for name in ("__init__", "other", "deep/__init__", "deep/layers"):
+        (project / "common" / f"{name}.py").write_text("")
+    (project / "data").mkdir()
+    (project / "data" / "large.bin").write_bytes(b"0" * 10_000)
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "path", [str(project), *sys.path])
+    return project
+
+
+def pack(project: Path) -> tuple[Shipment, Path]:
+    folder = project.parent / "sent"
+    return pack_spec(Path("experiments/small.py"), folder), folder
+
+
+def test_the_spec_travels_with_the_local_modules_that_it_imports_and_nothing_else(project: Path) -> None:
+    _, folder = pack(project)
+    sent = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    own = {"experiments/small.py", "experiments/beside.py"}
+    assert sent == own | {f"common/{name}.py" for name in ("__init__", "other", "deep/__init__", "deep/layers")}
+
+
+def test_where_the_files_stand_they_are_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipment, folder = pack(project)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    assert shipment.settle() == Path("experiments/small.py")
+    assert Path.cwd() == project and str(folder) not in sys.path
+
+
+@pytest.mark.parametrize("change", ["gone", "edited"])
+def test_elsewhere_those_that_were_sent_are_the_same_spec(
+    change: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load_spec("experiments/small.py")
+    shipment, folder = pack(project)
+    if change == "gone":
+        shutil.move(project, project.parent / "moved")
+    else:
+        (project / "experiments" / "beside.py").write_text("WIDTH = 17\n")
+    monkeypatch.chdir(folder)
+    path = shipment.settle()
+    assert Path.cwd() == folder
+    assert load_spec(path).sources == here.sources, "the same recipe"
+
+
+def test_a_spec_outside_the_working_folder_travels_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.parent / "work").mkdir()
+    monkeypatch.chdir(project.parent / "work")
+    shipment = pack_spec(project / "experiments" / "small.py", project.parent / "sent")
+    assert (project.parent / "sent" / shipment.shipped_spec).read_text().startswith(SPEC[:60])
+
+
+def test_a_spec_that_is_not_there_is_said_before_anything_travels(project: Path) -> None:
+    with pytest.raises(HarnessError, match="Did you mean"):
+        pack_spec(project / "experiments" / "smal.py", project.parent / "sent")
+
+
+def test_a_node_that_does_not_see_the_drivers_folder_says_so(tmp_path: Path) -> None:
+    request = Train(
+        spec=Path("small.py"), values={}, run_id="1", device="cpu", is_demo=False, paths=tmp_path, budget_bytes=0,
+        checkpoints=tmp_path, reach="word",
+    )  # fmt: skip
+    missing = unreachable(request)
+    assert missing is not None and str(tmp_path) in missing.message
+    (tmp_path / REACH).write_text("another")
+    assert unreachable(request) is not None
+    (tmp_path / REACH).write_text("word")
+    assert unreachable(request) is None
