@@ -48,6 +48,8 @@ class Task:
     prepared: Prepared | None = None
     is_pruned: bool = False
     is_sampled: bool = False
+    had_company: bool = False  # other runs trained on this machine at some time while it did
+    is_alone: bool = False  # is to train without company: it ran out of memory beside others
 
     def end(self, status: str, outcome: str, reason: str | None) -> None:
         """Closes the run, with the checkpoints that a worker wrote elsewhere."""
@@ -143,11 +145,15 @@ class Driver:
             raise KeyboardInterrupt
 
     def _can_start(self, jobs: int | None) -> bool:
+        if self._active and any(task.is_alone for task in [*self._active.values(), *self._waiting[:1]]):
+            return False
         return (jobs is None or len(self._active) < jobs) and (bool(self._idle) or self._workers.has_room())
 
     def _start(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else self._workers.start()
         self._active[worker] = task
+        for other in self._active.values():
+            other.had_company |= len(self._active) > 1
         self._workers.send(worker, task.request)
         self._screen.started(task.name, task.request.values)
         if (place := self._workers.place(worker)) is not None:
@@ -167,6 +173,11 @@ class Driver:
                 return True
             case Failed():
                 self._release(worker, replace=message.kind == "memory")
+                if message.kind == "memory" and task.had_company:
+                    self._screen.say(f"{task.name}: out of memory beside other trials; once more, alone")
+                    task.is_alone, task.had_company = True, False
+                    self._wait(task)
+                    return False
                 self._fail(task, message)
                 return True
             case Lost():
@@ -183,13 +194,17 @@ class Driver:
         if len(alike) < (NODE_TRIES if lost.is_node else TRIES):
             self._screen.say(f"{task.name}: {_loss(lost)}; once more, from its last state")
             task.log.add_tags({"harness.losses": "; ".join(map(_loss, task.losses))})
-            task.results.clear()
-            self._waiting.append(task)
+            self._wait(task)
             return False
         why = "nodes come and go too fast" if lost.is_node else "the machine may lack memory"
         what = f"its node was lost {NODE_TRIES} times" if lost.is_node else f"its worker was killed {TRIES} times"
         self._fail(task, Failed(kind="lost", message=f"{what} ({lost.place or _exit(lost)}); {why}"))
         return True
+
+    def _wait(self, task: Task) -> None:
+        """Puts a run back: it starts again from its last state when there is room."""
+        task.results.clear()
+        self._waiting.append(task)
 
     def _release(self, worker: int, *, replace: bool = False) -> None:
         del self._active[worker]

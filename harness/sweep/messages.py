@@ -43,6 +43,8 @@ class PreflightReport:
     data: str
     train_images: int
     corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
+    gpu_bytes: int = 0  # free on the GPU
+    trial_bytes: int = 0  # what the largest trial took there, with what a process takes
 
 
 @dataclass(frozen=True, kw_only=True)

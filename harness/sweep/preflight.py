@@ -20,11 +20,15 @@ from harness.training.start import begin_from, read_start
 from harness.training.state import capture, restore, same_bits
 
 TIMED_SECONDS = 1.0
+CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
 def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightReport:
     """Trains, validates, saves and loads one batch, where the search space needs most memory, and times it."""
     device = choose_device(request.device)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
     def build_with(values: Mapping[str, Any]) -> Built:
         return build(spec, values, device=device, cache=cache, is_demo=request.is_demo)
@@ -55,7 +59,19 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         data=data.name,
         train_images=len(data.train),  # type: ignore[arg-type]
         corner=corner,
+        **_gpu_memory(device),
     )
+
+
+def _gpu_memory(device: torch.device) -> dict[str, int]:
+    """What is free on the GPU, and what a trial took of it."""
+    if device.type != "cuda":
+        return {}
+    took = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    return {"gpu_bytes": free + held + CONTEXT_BYTES, "trial_bytes": took + CONTEXT_BYTES}
 
 
 def _pass_through(built: Built) -> int:

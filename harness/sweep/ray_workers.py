@@ -18,7 +18,7 @@ import harness
 from harness.errors import FAILED, HarnessError
 from harness.files import write_whole
 from harness.machine import count_cores
-from harness.sweep.messages import Failed, Train
+from harness.sweep.messages import Failed, PreflightReport, Train
 from harness.sweep.ray_actor import REACH, Place, RayActor
 from harness.sweep.shipping import pack_spec
 from harness.sweep.workers import Lost
@@ -64,10 +64,10 @@ class RayWorkers:
         self._cpus = cpus
         self._gpus = gpus if gpus is not None else float(have.get("GPU", 0) > 0)
 
-    def fit(self, threads: int | None) -> int:
+    def fit(self, report: PreflightReport) -> int:
         """Gives a trial as many cores as threads, unless told otherwise; how many the cluster holds as it is now."""
         if self._cpus is None:
-            self._cpus = float(threads or 1)
+            self._cpus = float(report.threads or 1)
             if self._cpus != 1:
                 self._drop_spares()  # they were asked for with one core
         have, need = ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}

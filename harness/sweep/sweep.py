@@ -26,7 +26,7 @@ def sweep(options: Options) -> None:
     check_free(lock, f"{options.name} in {options.store}")
     with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=True)
-        jobs = options.jobs or workers.fit(plan.report.threads)
+        jobs = options.jobs or workers.fit(plan.report)
         trials = count_trials(plan)
         screen = open_screen(
             list(plan.searched),
@@ -115,7 +115,7 @@ def repeat(
 
                 driver = Driver(store, workers, screen, idle=[first])
                 with _interruptible(driver, screen, store):
-                    driver.run(tasks(), jobs=options.jobs or workers.fit(plan.report.threads))
+                    driver.run(tasks(), jobs=options.jobs or workers.fit(plan.report))
         finally:
             screen.close()
 
@@ -136,7 +136,7 @@ def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:
 @contextmanager
 def _workers(options: Options) -> Iterator[Workers]:
     """Workers here or on a Ray cluster, killed where the block ends with an exception."""
-    workers = LocalWorkers() if options.ray is None else _ray_workers(options, options.ray)
+    workers = LocalWorkers(options.device) if options.ray is None else _ray_workers(options, options.ray)
     try:
         yield workers
         workers.close()

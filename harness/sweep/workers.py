@@ -9,8 +9,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from harness.machine import count_cores
+from harness.machine import count_cores, find_gpus
+from harness.sweep.messages import PreflightReport
 
+GPU_SHARE = 0.9  # of its free memory that trials may take
+MOST_A_GPU = 4
 PRELOADED = "harness.sweep.preload"
 
 
@@ -26,7 +29,7 @@ class Lost:
 class Workers(Protocol):
     """What the driver needs of workers, wherever they run. A worker is known by its number."""
 
-    def fit(self, threads: int | None) -> int: ...
+    def fit(self, report: PreflightReport) -> int: ...
     def has_room(self) -> bool: ...
     def start(self) -> int: ...
     def place(self, worker: int) -> str | None: ...
@@ -41,12 +44,14 @@ class Workers(Protocol):
 class _Local:
     process: BaseProcess
     connection: Connection
+    gpu: str | None
 
 
 class LocalWorkers:
     """Processes on this machine. The first one imports torch, the others start from it in milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
+        self._gpus = find_gpus() if device in ("auto", "cuda") else []
         method = os.environ.get("HARNESS_START_METHOD") or ("forkserver" if sys.platform == "linux" else "spawn")
         self._context = multiprocessing.get_context(method)
         if method == "forkserver":
@@ -56,9 +61,16 @@ class LocalWorkers:
         self._workers: dict[int, _Local] = {}
         self._next = 0
 
-    def fit(self, threads: int | None) -> int:
-        """How many trials of so many threads run at once: as many as the cores hold; one on a GPU (None)."""
-        return 1 if threads is None else max(1, count_cores() // threads)
+    def fit(self, report: PreflightReport) -> int:
+        """How many trials run at once: as many as the cores hold, and on GPUs as many as the memory holds too."""
+        if report.threads is not None:
+            return max(1, count_cores() // report.threads)
+        if not report.trial_bytes:
+            return 1
+        by_memory = int(report.gpu_bytes * GPU_SHARE) // report.trial_bytes
+        gpus = max(1, len(self._gpus))
+        by_cores = count_cores() // (2 * gpus)  # one to launch, one for what is beside the training
+        return gpus * max(1, min(by_memory, by_cores, MOST_A_GPU))
 
     def has_room(self) -> bool:
         """Whether a worker that is asked for now starts at once."""
@@ -67,11 +79,13 @@ class LocalWorkers:
     def start(self) -> int:
         """Starts a worker and returns its number."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_main, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+        used = [local.gpu for local in self._workers.values()]
+        gpu = min(self._gpus, key=used.count) if len(self._gpus) > 1 else None
+        process = self._context.Process(target=_main, args=(theirs, gpu), daemon=True)  # type: ignore[attr-defined]
         process.start()
         theirs.close()
         number, self._next = self._next, self._next + 1
-        self._workers[number] = _Local(process, ours)
+        self._workers[number] = _Local(process, ours, gpu)
         return number
 
     def place(self, worker: int) -> None:
@@ -130,8 +144,10 @@ class LocalWorkers:
         return local.process.exitcode
 
 
-def _main(connection: Connection) -> None:
-    """Runs in the worker: only there is torch loaded."""
+def _main(connection: Connection, gpu: str | None) -> None:
+    """Runs in the worker: only there is torch loaded. Of several GPUs it sees one."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     from harness.sweep.worker import main
 
     main(connection)
