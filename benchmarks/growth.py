@@ -99,6 +99,15 @@ class Answering:
         """One message a worker: an epoch is written when it ends, not with the next one."""
         return [(worker, messages.popleft()) for worker, messages in self._waiting.items() if messages]
 
+    def fit(self, report: PreflightReport) -> int:
+        return 2
+
+    def has_room(self) -> bool:
+        return True
+
+    def place(self, worker: int) -> None:
+        return None
+
     def stop(self, worker: int) -> None:
         del self._waiting[worker]
 
@@ -150,7 +159,7 @@ def prepared_run(spec: Path) -> Prepared:
     return Prepared(
         recipe_digest="0" * 16, base_digest="0" * 16, recipe={}, summary="a network\n" * 40, data_name="none",
         data_digest="0" * 64, data_description={"train": 0}, versions=versions, sources={spec.name: spec.read_text()},
-        device="cpu", precision="float32", threads=1, private=None,
+        device="cpu", precision="float32", step="eager", threads=1, private=None,
     )  # fmt: skip
 
 

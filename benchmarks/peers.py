@@ -5,8 +5,9 @@
 
 The same work for all: trials of a VGG-16 of width 8 on 4,000 training and 1,000 validation images (32x32, generated
 once, or real ones with --images FOLDER), batches of 64, crop and flip, SGD with momentum, learning rate reduced on
-plateau, every trial tracked in MLflow on SQLite and its best checkpoint kept. Learning rate and momentum are drawn from
-continuous ranges: the tree of epochs saves nothing here. The programs are in `peer_programs/`.
+plateau, every trial tracked in MLflow on SQLite and its best checkpoint kept. Learning rate and momentum come from
+continuous ranges, the same values for all, so that the tree of epochs saves nothing. The programs are in
+`peer_programs/`.
 """
 
 import argparse
@@ -49,6 +50,7 @@ def main() -> None:
 def compare(given: argparse.Namespace, folder: Path) -> None:
     images = folder / "images.npz"
     write_images(images, given.images, train=400 if given.quick else 4_000, validation=100 if given.quick else 1_000)
+    values = draw_values(given.trials, folder)
     accuracies: dict[str, list[float]] = {}
     saved: list[int] = []
 
@@ -57,7 +59,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
         seconds, out = run_command(
             [sys.executable, HERE / "peer_programs" / program], BENCH_IMAGES=str(images), BENCH_STORE=store,
             BENCH_TRIALS=str(given.trials), BENCH_EPOCHS=str(given.epochs), BENCH_WORKERS=str(workers),
-            PYTHONPATH=str(HERE),
+            BENCH_VALUES=json.dumps(values), PYTHONPATH=str(HERE),
         )  # fmt: skip
         accuracies[name] = json.loads(out.strip().splitlines()[-1])
         return seconds
@@ -87,8 +89,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     rows: list[list[Any]] = []
     for name, seconds in measured.items():
         ratio = paired_ratio(seconds, measured["harness"]) if "harness" in measured else None
-        values = accuracies[name]
-        rows.append([name, statistics.median(seconds), ratio, statistics.median(values), max(values)])
+        reached = accuracies[name]
+        rows.append([name, statistics.median(seconds), ratio, statistics.median(reached), max(reached)])
     notes = []
     if saved:
         notes.append(f"{saved[-1]} epochs were saved by sharing")
@@ -97,6 +99,19 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
             notes.append(f"the fastest peer ({min(peers)[1]}) takes {min(peers)[0]:.2f} times as long")
     columns = ["whole process", "seconds", "times ours", "median val_accuracy", "best val_accuracy"]
     publish("peers", given, columns, rows, notes)
+
+
+def draw_values(trials: int, folder: Path) -> list[dict[str, float]]:
+    """The values that the harness's own search will choose, the first ten at random: all programs train these."""
+    from harness.spec import load_spec
+    from harness.sweep.study import Study, open_journal
+
+    experiment = load_spec(SPECS / "images.py").experiment
+    study = Study(
+        open_journal(folder / "values.log"), "values", experiment.hyperparameters, direction="maximize", seed=0,
+        sampler="tpe", pruner=None, identity={},
+    )  # fmt: skip
+    return [study.ask().values for _ in range(trials)]
 
 
 if __name__ == "__main__":

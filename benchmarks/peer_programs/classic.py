@@ -4,7 +4,7 @@ import mlflow
 import optuna
 import torch
 from torch import nn, optim
-from work import EPOCHS, LEARNING_RATE, MOMENTUM, STORE, TRACKING, TRIALS, build_loaders, build_model, tell
+from work import EPOCHS, LEARNING_RATE, MOMENTUM, STORE, TRACKING, TRIALS, VALUES, build_loaders, build_model, tell
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -57,6 +57,8 @@ def main() -> None:
     study = optuna.create_study(
         direction="maximize", storage=f"sqlite:///{STORE}/optuna.db", sampler=optuna.samplers.TPESampler(seed=0)
     )
+    for values in VALUES:
+        study.enqueue_trial(values)
     study.optimize(objective, n_trials=TRIALS)
     tell([trial.value or 0.0 for trial in study.trials])
 

@@ -11,7 +11,7 @@ from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 from torch import nn, optim
-from work import EPOCHS, LEARNING_RATE, MOMENTUM, STORE, TRACKING, TRIALS, build_loaders, build_model, tell
+from work import EPOCHS, LEARNING_RATE, MOMENTUM, STORE, TRACKING, TRIALS, VALUES, build_loaders, build_model, tell
 
 
 def train(config: dict[str, Any]) -> None:
@@ -56,7 +56,8 @@ def main() -> None:
         tune.with_resources(train, {"cpu": 1}),
         param_space={"lr": tune.loguniform(*LEARNING_RATE), "momentum": tune.uniform(*MOMENTUM)},
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(metric="val_accuracy", mode="max", seed=0), num_samples=TRIALS
+            search_alg=OptunaSearch(metric="val_accuracy", mode="max", seed=0, points_to_evaluate=VALUES),
+            num_samples=TRIALS,
         ),
         run_config=tune.RunConfig(
             name="ray", storage_path=STORE, verbose=0,

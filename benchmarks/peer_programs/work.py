@@ -1,4 +1,4 @@
-"""The work that every peer does: the loaders, the network, and the ranges that are searched."""
+"""The work that every peer does: the loaders, the network, and what is searched."""
 
 import json
 import os
@@ -13,6 +13,7 @@ STORE = os.environ["BENCH_STORE"]
 TRIALS, EPOCHS = int(os.environ["BENCH_TRIALS"]), int(os.environ["BENCH_EPOCHS"])
 TRACKING = f"sqlite:///{STORE}/mlflow.db"
 MOMENTUM, LEARNING_RATE = (0.8, 0.95), (0.003, 0.1)
+VALUES: list[dict[str, float]] = json.loads(os.environ["BENCH_VALUES"])  # to be tried first, in this order
 
 
 def build_loaders() -> tuple[Any, Any]:

@@ -93,9 +93,8 @@ class Driver:
         self._sampler = SystemSampler()
         self._is_stopping = False
 
-    def run(self, tasks: Iterator[Task], *, jobs: int | None) -> list[Task]:
-        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for; those that ended."""
-        ended: list[Task] = []
+    def run(self, tasks: Iterator[Task], *, jobs: int | None) -> None:
+        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended."""
         exhausted = False
         while True:
             while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
@@ -106,7 +105,7 @@ class Driver:
                 else:
                     self._start(task)
             if exhausted and not self._active and not self._waiting:
-                return ended
+                return
             touched: set[RunLog] = set()
             heard = self._workers.receive(POLL_SECONDS)
             self.check_stop()
@@ -117,7 +116,6 @@ class Driver:
                     continue
                 if self._hear(worker, task, message):
                     touched.discard(task.log)
-                    ended.append(task)
                 else:
                     touched.add(task.log)
             if self._sampler.is_due:
