@@ -12,9 +12,6 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m harness reload best experiments/vgg_cifar.py --demo
 	@echo
 	$(BIN)/python -m harness report experiments/vgg_cifar.py --demo
-	@echo
-	@echo 'Open the report in your browser:  file://$(CURDIR)/mlruns/reports/vgg_cifar-demo.html'
-	@echo 'Compare the runs in MLflow:       $(BIN)/python -m harness ui experiments/vgg_cifar.py --demo'
 
 test: $(VENV)/.installed lint
 	$(BIN)/python -m pytest -n 2

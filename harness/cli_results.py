@@ -237,11 +237,19 @@ def report(
     """
     from harness.reporting import write_report
     from harness.spec import experiment_name
+    from harness.tracking.store import Store
+    from harness.tracking.ui import ADDRESS
+    from harness.tracking.view import links
 
     use_data(data_dir)
-    page, pictures = write_report(experiment_name(spec, is_demo=demo), store=store, output=output, device=device)
+    name = experiment_name(spec, is_demo=demo)
+    page, pictures = write_report(name, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
     typer.echo(f"report: {page}{folder}")
+    opened = Store(store)
+    address = ADDRESS if opened.is_local else opened.uri
+    served = f", while this runs: python -m harness ui {spec}{' --demo' * demo}" if opened.is_local else ""
+    typer.echo(f"compare the runs in MLflow: {links(opened, address, name)['compare']}{served}")
 
 
 @app.command()

@@ -46,7 +46,7 @@ class Experiment:
     scheduler_step: str = "epoch"  # or "batch"
     checkpoint_every: int = 2  # epochs
     keep: tuple[str, ...] | str = ("best", "last")  # or "all"
-    precision: str = "auto"  # "float32", "bfloat16", or what the device is fast at
+    precision: str = "auto"  # "float32", "tf32", "bfloat16", or what the device is fast at
     compile: bool = False  # the model by torch.compile: slow to start, then faster
     threads: int | None = None  # CPU threads a run; None: what suits the machine
     trials: int = 20
@@ -168,7 +168,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "objective_at": ("best", "last"),
     "direction": (None, "maximize", "minimize"),
     "scheduler_step": ("epoch", "batch"),
-    "precision": ("auto", "float32", "bfloat16"),
+    "precision": ("auto", "float32", "tf32", "bfloat16"),
     "compile": (False, True),
     "sampler": ("tpe", "random", "grid"),
 }

@@ -19,7 +19,7 @@ from harness.tracking.runs import find_run
 from harness.tracking.store import Store
 from harness.training.build import Built, DataCache, build
 from harness.training.checkpoint import load_checkpoint
-from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic
+from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic, set_products
 from harness.training.loop import autocast, evaluate
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LoadedRun:
     def measure(self, part: str = "validation") -> dict[str, float]:
         """The loss and measures on the `validation` or `test` part, named as in the run's metrics."""
         batches = self._batches(part)
-        with _as_trained(self.threads):
+        with _as_trained(self.threads, self.built.precision):
             measured = evaluate(
                 self.model,
                 self.built.loss,
@@ -76,7 +76,7 @@ class LoadedRun:
         """The model's outputs (N, K) float32 for the images of a part, in order, and their targets, on the CPU."""
         self.model.eval()
         outputs, targets = [], []
-        with _as_trained(self.threads), torch.no_grad():
+        with _as_trained(self.threads, self.built.precision), torch.no_grad():
             for inputs, wanted in self._batches(part):
                 with autocast(self.device, self.built.precision):
                     outputs.append(self.model(inputs).float().cpu())
@@ -97,7 +97,11 @@ class LoadedRun:
                 f"not {_shown_shape(batch.shape[1:])}."
             )
         self.model.eval()
-        with _as_trained(self.threads), torch.no_grad(), autocast(self.device, self.built.precision):
+        with (
+            _as_trained(self.threads, self.built.precision),
+            torch.no_grad(),
+            autocast(self.device, self.built.precision),
+        ):
             outputs: Tensor = self.model(self.built.data.prepare(batch.to(self.device))).float()
         return (outputs.softmax(1) if self.built.data.is_classification else outputs).cpu()
 
@@ -264,21 +268,23 @@ def _shown_shape(shape: Sequence[int]) -> str:
 
 
 @contextmanager
-def _as_trained(threads: int) -> Iterator[None]:
+def _as_trained(threads: int, precision: str | None = None) -> Iterator[None]:
     """Computes as the run did, bit for bit; afterwards torch is what it was for the caller."""
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32
     is_strict, is_lenient = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     is_filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     make_deterministic(threads)
+    if precision is not None:
+        set_products(precision)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        cudnn.benchmark, cudnn.deterministic = before[1:]
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32 = before[1:]
         torch.use_deterministic_algorithms(is_strict, warn_only=is_lenient)
         torch.utils.deterministic.fill_uninitialized_memory = is_filling  # type: ignore[attr-defined]
 

@@ -21,7 +21,8 @@ from harness.errors import FAILED, HarnessError
 from harness.tracking.store import DATABASE, Store
 from harness.tracking.view import links
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 5000
+ADDRESS = f"http://{HOST}:{PORT}"  # unless the port is taken, or another one is asked for
 MOST_PORTS = 50  # tried, from the one that is asked for
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0

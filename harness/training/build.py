@@ -26,6 +26,7 @@ from harness.training.device import (
     describe_device,
     noting_nondeterminism,
     seed_all,
+    set_products,
 )
 from harness.training.graph import StepGraph, fuse
 from harness.training.loop import autocast
@@ -131,6 +132,7 @@ def build(
             measures = dict(default_measures(data) if (own := experiment.metrics()) is None else own)
         measures = {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in measures.items()}
         precision = choose_precision(experiment.precision, device)
+        set_products(precision)
         nondeterministic = _probe(spec, data, model, loss, measures, device, precision)
         if experiment.compile:
             model.compile()
@@ -199,6 +201,7 @@ def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
         "seed": experiment.seed,
         "batch_size": experiment.batch_size,
         "precision": built.precision,
+        "compile": experiment.compile,
         "device": describe_device(built.device),
     }
     if built.device.type == "cpu":

@@ -39,12 +39,19 @@ def describe_device(device: torch.device) -> str:
 def choose_precision(setting: str, device: torch.device) -> str:
     """`auto` is bfloat16 on GPUs that multiply it fast (compute capability 8 and up), and float32 elsewhere.
 
+    `tf32` is float32 whose products a GPU may round to 10 bits of mantissa; elsewhere it is float32.
     On CPUs bfloat16 stays the user's choice: with AVX512-BF16 alone it was slower than float32.
     """
     if setting != "auto":
         return setting
     is_fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
     return "bfloat16" if is_fast else "float32"
+
+
+def set_products(precision: str) -> None:
+    """Whether products of float32 on a GPU are rounded to TF32: with `float32` they are not, also in convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def choose_threads(setting: int | None) -> int:

@@ -16,7 +16,7 @@ from harness.experiment import SETTINGS
 from harness.spec import Spec
 
 PACKAGE = Path(__file__).parent.parent
-IN_EVERY_RECIPE = frozenset(("batch_size", "seed", "precision", "threads"))  # in `rest`, read or not
+IN_EVERY_RECIPE = frozenset(("batch_size", "seed", "precision", "compile", "threads"))  # in `rest`, read or not
 
 
 @dataclass(frozen=True, kw_only=True)

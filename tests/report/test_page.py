@@ -55,6 +55,7 @@ def run_cli(zygote: Zygote, folder: Path, *arguments: object, code: int = 0) -> 
 def test_the_command_names_the_page_and_the_pictures(folder: Path, page_path: Path) -> None:
     said = (folder / "said.txt").read_text()
     assert f"report: {page_path}, {len(PICTURES)} pictures in {page_path.with_suffix('')}" in said
+    assert re.search(r"compare the runs in MLflow: http://127\.0\.0\.1:5000/#/experiments/\d+/runs\?\S+, while", said)
 
 
 def test_every_picture_is_a_png_of_a_size_for_print(page_path: Path) -> None:
