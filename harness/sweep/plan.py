@@ -1,5 +1,6 @@
 """What a sweep or a training run is about to do: the spec loaded, checked and timed, before anything is stored."""
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from harness.spec import Description, experiment_name
 from harness.sweep.driver import ask_worker
 from harness.sweep.messages import Describe, Preflight, PreflightReport
 from harness.sweep.workers import Workers
+from harness.tracking.store import DATABASE, draft_database
 
 DEMO = {"epochs": 8, "trials": 6}
 SLOW_SECONDS = 1800
@@ -79,6 +81,8 @@ def make_plan(
 ) -> tuple[Plan, int]:
     """Loads and checks a spec in a worker. Nothing has been written to the store when this returns."""
     first = _start_beside_imports(workers)
+    if not (options.store / DATABASE).exists() and "MLFLOW_TRACKING_URI" not in os.environ and not options.is_dry_run:
+        draft_database()  # while the worker tries the spec
     description: Description = ask_worker(workers, first, Describe(spec=options.spec))
     settings = description.settings | (DEMO if options.is_demo else {})
     known = {**description.hyperparameters, **description.settings}

@@ -6,8 +6,11 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
 import sqlite3
+import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -315,12 +318,42 @@ def _connect(uri: str) -> "MlflowClient":
     return client
 
 
+def draft_database() -> None:
+    """Begins, in a thread, to make an empty database: MLflow needs seconds for it, and the next new store takes it."""
+    global _draft
+    if _draft is None:
+        _draft = _Draft()
+        _draft.start()
+
+
+class _Draft(threading.Thread):
+    """Makes an empty database in a temporary folder."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = Path(self._folder.name) / DATABASE
+        self.is_whole = False
+
+    def run(self) -> None:
+        _connect(f"sqlite:///{self.path}")
+        self.is_whole = True
+
+
+_draft: _Draft | None = None
+
+
 def _create_database(path: Path) -> None:
     """Makes MLflow's database, whole or not at all: a kill amid its migrations would break it for good."""
     if path.exists():
         return
     with whole_file(path) as temporary:
-        _connect(f"sqlite:///{temporary}")
+        if _draft is not None:
+            _draft.join()
+        if _draft is not None and _draft.is_whole:
+            shutil.copyfile(_draft.path, temporary)
+        else:
+            _connect(f"sqlite:///{temporary}")
         with closing(sqlite3.connect(temporary)) as database:
             location = (path.parent / "artifacts" / "Default").as_uri()
             database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", (location,))
