@@ -113,18 +113,23 @@ def serving(folder: Path, port: int) -> Iterator[Server]:
     ]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     with tempfile.TemporaryFile() as log, _stopped_by(signal.SIGTERM, signal.SIGHUP):
-        process = subprocess.Popen(
-            command,
-            env=kept | ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group of its own: Ctrl-C comes here first, and its children end with it
-        )
+        process = None
         try:
+            with _held(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as arrived:  # else a process could start unseen
+                process = subprocess.Popen(
+                    command,
+                    env=kept | ENVIRONMENT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # a group of its own: Ctrl-C comes here first, and its children end with it
+                )
+            if arrived:
+                raise KeyboardInterrupt
             yield Server(address=f"http://{HOST}:{port}", process=process, log=log)
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
 
 
 def _listed(pages: Mapping[str, str]) -> str:
@@ -163,6 +168,18 @@ def _stopped_by(*numbers: int) -> Iterator[None]:
     }
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _held(*numbers: int) -> Iterator[list[int]]:
+    """Gathers these signals while the block runs, in place of acting on them."""
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda n, _: arrived.append(n)) for number in numbers}
+    try:
+        yield arrived
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
