@@ -97,11 +97,11 @@ def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(value / other for value, other in zip(values, base, strict=True))
 
 
-def run_command(command: Sequence[object], **more: str) -> tuple[float, str]:
+def run_command(command: Sequence[object], *, cwd: str | None = None, **more: str) -> tuple[float, str]:
     """Seconds and output of a whole process; ends this program with its output where it fails."""
     started = time.perf_counter()
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, env=environment() | more
+        list(map(str, command)), capture_output=True, text=True, check=False, env=environment() | more, cwd=cwd
     )
     seconds = time.perf_counter() - started
     if done.returncode:

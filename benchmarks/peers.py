@@ -59,7 +59,7 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
         seconds, out = run_command(
             [sys.executable, HERE / "peer_programs" / program], BENCH_IMAGES=str(images), BENCH_STORE=store,
             BENCH_TRIALS=str(given.trials), BENCH_EPOCHS=str(given.epochs), BENCH_WORKERS=str(workers),
-            BENCH_VALUES=json.dumps(values), PYTHONPATH=str(HERE),
+            BENCH_VALUES=json.dumps(values), PYTHONPATH=str(HERE), cwd=store,  # MLflow puts artifacts where it runs
         )  # fmt: skip
         accuracies[name] = json.loads(out.strip().splitlines()[-1])
         return seconds

@@ -14,7 +14,7 @@ from harness.spec import Description, experiment_name
 from harness.sweep.driver import ask_worker
 from harness.sweep.messages import Describe, Preflight, PreflightReport
 from harness.sweep.workers import Workers
-from harness.tracking.store import DATABASE, draft_database
+from harness.tracking.making import DATABASE, draft_database
 
 DEMO = {"epochs": 8, "trials": 6}
 SLOW_SECONDS = 1800

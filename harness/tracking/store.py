@@ -3,32 +3,27 @@
 import fcntl
 import getpass
 import json
-import logging
 import math
 import os
-import shutil
 import socket
-import sqlite3
-import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
 from harness.errors import FAILED, HarnessError, did_you_mean
-from harness.files import whole_file, write_whole
+from harness.files import write_whole
+from harness.tracking.making import DATABASE, connect, create_database, relocate
 from harness.tracking.outbox import Outbox, deliver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-DATABASE = "mlflow.db"
 STATUS = "harness.status"
 CREATION = "harness.creation"  # what tells a run that was made from one whose making went wrong
 REASON = "harness.reason"
@@ -56,8 +51,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock() if self.is_local else _nothing():
             if self.is_local:
-                _create_database(self.folder / DATABASE)
-                _relocate(self.folder)
+                create_database(self.folder / DATABASE)
+                relocate(self.folder)
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client)
         if self.outbox is not None:
             self.outbox.retry(now=True)
@@ -66,7 +61,7 @@ class Store:
     def client(self) -> "MlflowClient":
         """MLflow's client; its import takes seconds, so that only those pay for it who need more than a list."""
         with self._lock() if self.is_local else _nothing():
-            return _connect(self.uri)
+            return connect(self.uri)
 
     @property
     def database(self) -> Path:
@@ -298,96 +293,6 @@ class RunLog:
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Without infinities, which MLflow would turn into the largest float."""
     return {name: value if math.isfinite(value) else math.nan for name, value in metrics.items()}
-
-
-def _connect(uri: str) -> "MlflowClient":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what does not arrive waits in the outbox
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise HarnessError(f"MLflow at {uri}: {str(error).splitlines()[0]}", exit_code=FAILED) from None
-    return client
-
-
-def draft_database() -> None:
-    """Begins, in a thread, to make an empty database: MLflow needs seconds for it, and the next new store takes it."""
-    global _draft
-    if _draft is None:
-        _draft = _Draft()
-        _draft.start()
-
-
-class _Draft(threading.Thread):
-    """Makes an empty database in a temporary folder."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._folder = tempfile.TemporaryDirectory()
-        self.path = Path(self._folder.name) / DATABASE
-        self.is_whole = False
-
-    def run(self) -> None:
-        _connect(f"sqlite:///{self.path}")
-        self.is_whole = True
-
-
-_draft: _Draft | None = None
-
-
-def _create_database(path: Path) -> None:
-    """Makes MLflow's database, whole or not at all: a kill amid its migrations would break it for good."""
-    if path.exists():
-        return
-    with whole_file(path) as temporary:
-        if _draft is not None:
-            _draft.join()
-        if _draft is not None and _draft.is_whole:
-            shutil.copyfile(_draft.path, temporary)
-        else:
-            _connect(f"sqlite:///{temporary}")
-        with closing(sqlite3.connect(temporary)) as database:
-            location = (path.parent / "artifacts" / "Default").as_uri()
-            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", (location,))
-            database.commit()
-
-
-def _relocate(folder: Path) -> None:
-    """Makes a store that was copied or moved find its own artifacts: MLflow keeps absolute locations."""
-    prefix = (folder / "artifacts").as_uri()
-    with closing(sqlite3.connect(folder / DATABASE, timeout=20)) as database:
-        try:
-            rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        except sqlite3.OperationalError:
-            return  # a database whose creation was interrupted; MLflow goes on with it
-        except sqlite3.DatabaseError as error:
-            raise HarnessError(f"{folder / DATABASE} cannot be read: {error}", exit_code=FAILED) from None
-        moved: list[tuple[int, str, str]] = []
-        for number, location in rows:
-            base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow
-            if base.startswith("file:") and "/" not in own and f"{base}/artifacts" != prefix:
-                moved.append((number, location, f"{prefix}/{own}"))
-        for number, old, new in moved:
-            database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
-            database.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND artifact_uri LIKE ?",
-                (new, len(old) + 1, number, f"{old}/%"),
-            )
-            for table, column in (("logged_models", "artifact_location"), ("model_versions", "storage_location")):
-                database.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ?",
-                    (new, len(old) + 1, f"{old}/%"),
-                )
-        database.commit()
 
 
 def _user() -> str:

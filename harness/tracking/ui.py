@@ -18,7 +18,8 @@ from types import FrameType
 from typing import IO
 
 from harness.errors import FAILED, HarnessError
-from harness.tracking.store import DATABASE, Store
+from harness.tracking.making import DATABASE
+from harness.tracking.store import Store
 from harness.tracking.view import links
 
 HOST, PORT = "127.0.0.1", 5000

@@ -1,0 +1,109 @@
+"""MLflow's database: connected to, made whole, and at home wherever its folder was moved."""
+
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import FAILED, HarnessError
+from harness.files import whole_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE = "mlflow.db"
+
+
+def connect(uri: str) -> "MlflowClient":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what does not arrive waits in the outbox
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise HarnessError(f"MLflow at {uri}: {str(error).splitlines()[0]}", exit_code=FAILED) from None
+    return client
+
+
+def draft_database() -> None:
+    """Begins, in a thread, to make an empty database: MLflow needs seconds for it, and the next new store takes it."""
+    global _draft
+    if _draft is None:
+        _draft = _Draft()
+        _draft.start()
+
+
+class _Draft(threading.Thread):
+    """Makes an empty database in a temporary folder."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = Path(self._folder.name) / DATABASE
+        self.is_whole = False
+
+    def run(self) -> None:
+        connect(f"sqlite:///{self.path}")
+        self.is_whole = True
+
+
+_draft: _Draft | None = None
+
+
+def create_database(path: Path) -> None:
+    """Makes MLflow's database, whole or not at all: a kill amid its migrations would break it for good."""
+    if path.exists():
+        return
+    with whole_file(path) as temporary:
+        if _draft is not None:
+            _draft.join()
+        if _draft is not None and _draft.is_whole:
+            shutil.copyfile(_draft.path, temporary)
+        else:
+            connect(f"sqlite:///{temporary}")
+        with closing(sqlite3.connect(temporary)) as database:
+            location = (path.parent / "artifacts" / "Default").as_uri()
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", (location,))
+            database.commit()
+
+
+def relocate(folder: Path) -> None:
+    """Makes a store that was copied or moved find its own artifacts: MLflow keeps absolute locations."""
+    prefix = (folder / "artifacts").as_uri()
+    with closing(sqlite3.connect(folder / DATABASE, timeout=20)) as database:
+        try:
+            rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
+        except sqlite3.OperationalError:
+            return  # a database whose creation was interrupted; MLflow goes on with it
+        except sqlite3.DatabaseError as error:
+            raise HarnessError(f"{folder / DATABASE} cannot be read: {error}", exit_code=FAILED) from None
+        moved: list[tuple[int, str, str]] = []
+        for number, location in rows:
+            base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow
+            if base.startswith("file:") and "/" not in own and f"{base}/artifacts" != prefix:
+                moved.append((number, location, f"{prefix}/{own}"))
+        for number, old, new in moved:
+            database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
+            database.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE experiment_id = ? AND artifact_uri LIKE ?",
+                (new, len(old) + 1, number, f"{old}/%"),
+            )
+            for table, column in (("logged_models", "artifact_location"), ("model_versions", "storage_location")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ?",
+                    (new, len(old) + 1, f"{old}/%"),
+                )
+        database.commit()
