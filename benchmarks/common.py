@@ -63,7 +63,7 @@ def publish(
         print("  ".join(cells).rstrip())
     for note in notes:
         print(note)
-    given = {name: value for name, value in vars(arguments).items() if name != "results"}
+    given = {name: _portable(value) for name, value in vars(arguments).items() if name != "results"}
     record = {
         "program": program,
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -118,6 +118,14 @@ def environment() -> dict[str, str]:
     """The environment without the caller's store and servers, and with nobody calling home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HARNESS_"))}
     return kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _portable(value: Any) -> Any:
+    """A path as it is on every machine: within this repository, or its last name."""
+    if not isinstance(value, Path):
+        return value
+    inside = value.absolute().is_relative_to(HERE.parent)
+    return str(value.absolute().relative_to(HERE.parent)) if inside else value.name
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ MOST_MIXED = 10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """What a classifier said of N images. `images` are a few of them by place, (H, W) or (H, W, 3) uint8."""
+    """What a classifier said of N images, and what they are."""
 
     probabilities: NDArray[np.float64]  # (N, K)
     targets: NDArray[np.int64]  # (N,)
