@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE # many processes import the same files
 
 .PHONY: demo test lint clean
 
@@ -25,10 +26,10 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@if $(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv 2>/dev/null; then \
 		set -x; $(PYTHON) -m uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		$(PYTHON) -m uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
+		$(PYTHON) -m uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
 	elif command -v uv >/dev/null 2>&1; then \
 		set -x; uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'; \
 	else \
 		set -x; $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --editable '.[dev]'; \
 	fi
