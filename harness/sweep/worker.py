@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError, UserCodeError
+from harness.machine import keep_memory
 from harness.models import summarize
 from harness.spec import Spec, load_spec
 from harness.sweep.messages import Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
@@ -43,6 +44,7 @@ class Worker:
     """Answers one request at a time; keeps the spec and the data of the last one."""
 
     def __init__(self) -> None:
+        keep_memory()
         self._cache = DataCache()
         self._spec: Spec | None = None
 
