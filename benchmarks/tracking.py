@@ -116,12 +116,15 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 
 
 def run_alone(connection: Connection, request: Train) -> None:
-    """Trains a run without a store or a driver; sends when its epochs ended."""
+    """Trains a run without a store or a driver, otherwise as a worker does; sends when its epochs ended."""
+    import harness.sweep.preload  # noqa: F401
+    from harness.machine import keep_memory
     from harness.spec import load_spec
     from harness.training.build import DataCache, build
     from harness.training.device import choose_device, choose_threads, make_deterministic
     from harness.training.run import Run
 
+    keep_memory()
     make_deterministic(choose_threads(None))
     spec = load_spec(request.spec)
     built = build(spec, request.values, device=choose_device(request.device), cache=DataCache())

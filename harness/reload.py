@@ -272,10 +272,7 @@ def _as_trained(threads: int, precision: str | None = None) -> Iterator[None]:
     """Computes as the run did, bit for bit; afterwards torch is what it was for the caller."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = torch.get_num_threads(), cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32
-    is_strict, is_lenient = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    strictness = torch.get_deterministic_debug_mode()
     is_filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     make_deterministic(threads)
     if precision is not None:
@@ -285,7 +282,7 @@ def _as_trained(threads: int, precision: str | None = None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, products.allow_tf32 = before[1:]
-        torch.use_deterministic_algorithms(is_strict, warn_only=is_lenient)
+        torch.set_deterministic_debug_mode(strictness)
         torch.utils.deterministic.fill_uninitialized_memory = is_filling  # type: ignore[attr-defined]
 
 

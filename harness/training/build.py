@@ -130,6 +130,7 @@ def build(
         set_products(precision)
         nondeterministic = _probe(spec, data, model, loss, measures, device, precision)
         if experiment.compile:
+            torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler's own choices too
             model.compile()
     with experiment.recording() as scheduler_reads, calling(spec, "scheduler()"):
         scheduler = experiment.scheduler(optimizer)
