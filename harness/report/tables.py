@@ -4,10 +4,11 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
 from harness.tracking.runs import RunRecord
 
@@ -25,12 +26,19 @@ class Column:
     heading: str
     cells: list[str]
     rank: int
-    justify: Any = "right"
+    is_text: bool = False
+
+    @cached_property
+    def width(self) -> int:
+        """Characters that it takes on a screen, with the gap after it."""
+        return max(cell_len(text) for text in (self.heading, *self.cells)) + GAP
 
     @property
-    def width(self) -> int:
-        """Characters that it takes, with the gap after it."""
-        return max(len(self.heading), *(len(cell) for cell in self.cells), 0) + GAP
+    def padded(self) -> list[str]:
+        """Heading and cells, all as wide as the widest: text begins at the left, numbers end at the right."""
+        blanks = [(self.width - GAP - cell_len(text)) * " " for text in (self.heading, *self.cells)]
+        pairs = zip((self.heading, *self.cells), blanks, strict=True)
+        return [text + blank if self.is_text else blank + text for text, blank in pairs]
 
 
 def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None:
@@ -43,13 +51,10 @@ def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None
     columns, same = _columns(records, sort), ""
     if console.is_terminal and _width(columns) > console.width:
         columns, same = _fold(columns, records, console.width)
-    table = Table(box=None, pad_edge=False, header_style="bold", row_styles=("", "dim") if len(records) > 8 else ())
-    for column in columns:
-        table.add_column(column.heading, justify=column.justify, no_wrap=True)
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*cells)
-    console.width = max(console.width, _width(columns))  # a wrapped line can be read, a cut one cannot
-    console.print(table)
+    # Line by line: a table of rich takes ten seconds for 10,000 runs.
+    for number, cells in enumerate(zip(*(column.padded for column in columns), strict=True)):
+        style = "bold" if number == 0 else "dim" if number % 2 == 0 and len(records) > 8 else None
+        console.out((GAP * " ").join(cells).rstrip(), style=style, highlight=False)
     if same:
         console.print(same, markup=False)
     for record in records:
@@ -105,8 +110,8 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
     params = dict.fromkeys(name for record in records for name in record.params)
     value = min(objectives) if len(objectives) == 1 else "value"
 
-    def of(heading: str, rank: int, cell: Any, justify: str = "right") -> Column:
-        return Column(heading=heading, cells=[cell(record) for record in records], rank=rank, justify=justify)
+    def of(heading: str, rank: int, cell: Any, *, is_text: bool = False) -> Column:
+        return Column(heading=heading, cells=[cell(record) for record in records], rank=rank, is_text=is_text)
 
     def metric(name: str) -> Any:
         return lambda record: _number(record.metrics.get(name))
@@ -115,16 +120,16 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
         return lambda record: _plain(record.params.get(name))
 
     return [
-        of("name", 0, lambda record: record.name, "left"),
-        of("run", 0, lambda record: record.run_id[:8], "left"),
-        of("status", 0, lambda record: record.status.lower(), "left"),
+        of("name", 0, lambda record: record.name, is_text=True),
+        of("run", 0, lambda record: record.run_id[:8], is_text=True),
+        of("status", 0, lambda record: record.status.lower(), is_text=True),
         *([of(sort, 0, metric(sort))] if sort else []),
         of(value, 0, lambda record: _number(record.value)),
         of("at epoch", 1, lambda record: _count(record.metrics.get("best_epoch"), 1)),
         *(of(name, 0, param(name)) for name in params),
         of("reused", 2, lambda record: _count(record.metrics.get("reused_epochs"), 0)),
         *(of(f"last {name}", 3, metric(name)) for name in metrics),
-        of("recipe", 4, lambda record: record.recipe[:8], "left"),
+        of("recipe", 4, lambda record: record.recipe[:8], is_text=True),
     ]
 
 
