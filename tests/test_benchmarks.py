@@ -16,6 +16,8 @@ PROGRAMS: dict[str, list[str]] = {
     "startup": [],
     "peers": [],
     "cuda": ["--device", "cpu"],
+    "ray_overhead": [],
+    "workers": [],
 }
 
 

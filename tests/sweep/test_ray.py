@@ -195,11 +195,12 @@ def test_the_same_with_its_driver_killed_goes_on_by_the_same_command(
 def test_verdicts_reach_the_workers_and_a_head_that_dies_ends_the_driver(
     cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path, zygote: Any
 ) -> None:
-    edit(spec, "    trials = 6", "    trials = 10\n    pruner = 'median'")
-    slow(spec, 0.2)
+    edit(spec, "import torch\n", "import torch\nfrom optuna.pruners import MedianPruner\n")
+    edit(spec, "    trials = 6", "    trials = 14\n    pruner = MedianPruner(n_startup_trials=1)")
+    slow(spec, 0.4)
     sweep = ["sweep", spec, "--jobs", 1, "--store"]
     harness(*sweep, "local", HARNESS_PACE="0")
-    started = zygote.start(*sweep, "ray", "--ray", cluster.address, cwd=tmp_path, HARNESS_PACE="0.2")
+    started = zygote.start(*sweep, "ray", "--ray", cluster.address, cwd=tmp_path)
     started.wait_for("pruned: ", PATIENCE_SECONDS)
     before = time.monotonic()
     cluster.kill_the_head()

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from serving import Gate, Server
 
+from harness.tracking import outbox
 from harness.tracking.store import FINISHED, RunLog, Store
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,7 @@ def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     opened = Gate(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", opened.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # MLflow's own, after two seconds
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.1)
     yield opened
     opened.close()
 
