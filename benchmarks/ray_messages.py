@@ -1,4 +1,4 @@
-"""What Ray's transport bears: workers on Ray that train nothing and always have a next message, as fast as they are heard.
+"""What Ray's transport bears: actors that train nothing and always have a next message, as fast as they are heard.
 
     python benchmarks/ray_messages.py
 

@@ -2,9 +2,9 @@
 
     python benchmarks/ray_overhead.py
 
-Each is a whole `sweep` in a store of its own, on as many one-thread trials at once as `--jobs` says. Trials are drawn at
-random by their number, so that every one must have the same params and, to the last bit, the same metrics. Start-up is
-counted apart: it lasts until as many runs as jobs are at work and the last of these has ended its first epoch. From
+Each is a whole `sweep` in a store of its own, on as many one-thread trials at once as `--jobs` says. Trials are drawn
+at random by their number, so that every one must have the same params and, to the last bit, the same metrics. Start-up
+is counted apart: it lasts until as many runs as jobs are at work and the last of these has ended its first epoch. From
 there to the last epoch of all, epochs an hour are counted.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
     arguments.add_argument("--repetitions", type=int, default=2)
     given = arguments.parse_args()
     if given.quick:
-        given.trials, given.epochs, given.train, given.repetitions = 6, 2, 128, 1
+        given.trials, given.epochs, given.train, given.repetitions = 4, 2, 128, 1
     with tempfile.TemporaryDirectory() as folder:
         measure(given, Path(folder))
 

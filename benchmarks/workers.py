@@ -1,6 +1,6 @@
 """How many workers one driver holds: 1,000 of them that only send messages, at the pace of small trials; a simulation.
 
-    python benchmarks/workers.py                # epochs of 20, 10, 5 and 2 seconds
+    python benchmarks/workers.py                # epochs of 20, 10, 7, 5, 2 and 1 seconds
     python benchmarks/workers.py --profile      # also prints where the driver's time goes
 
 Driver, study with its journal, MLflow store and live screen are the real ones. The workers are played by one process,
@@ -8,9 +8,9 @@ which has a pipe for each of them, as processes of this machine would, takes the
 real messages, each when it is due. What is missing is the training, and a network. The first trial of each worker has a
 random length, so that trials end and start evenly.
 
-A row is a length of epochs, held for `--seconds`; measured are the last two thirds of it. Told are the messages that the
-workers sent in that time, taken those that the driver took in, waiting those in between at the end; `lag` is how long the
-taken ones had waited, the median and the longest. CPU is in percent of a core.
+A row is a length of epochs, held for `--seconds`; measured are the last two thirds of it. Told are the messages that
+the workers sent in that time, taken those that the driver took in, waiting those in between at the end; `lag` is how
+long the taken ones had waited, the median and the longest. CPU is in percent of a core.
 """
 
 import argparse
@@ -197,7 +197,7 @@ def messages(request: Train, prepared: Prepared, chance: random.Random | None) -
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--workers", type=int, default=1000)
-    arguments.add_argument("--paces", type=float, nargs="+", default=[20, 10, 5, 2], metavar="SECONDS")
+    arguments.add_argument("--paces", type=float, nargs="+", default=[20, 10, 7, 5, 2, 1], metavar="SECONDS")
     arguments.add_argument("--seconds", type=float, default=30, help="of a row")
     arguments.add_argument("--epochs", type=int, default=40, help="of a trial")
     arguments.add_argument("--spec", type=Path, default=SPECS / "digits.py")

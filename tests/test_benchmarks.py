@@ -17,6 +17,7 @@ PROGRAMS: dict[str, list[str]] = {
     "peers": [],
     "cuda": ["--device", "cpu"],
     "ray_overhead": [],
+    "ray_messages": [],
     "workers": [],
 }
 
