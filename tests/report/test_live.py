@@ -28,7 +28,7 @@ def draw(trials: int, height: int) -> list[str]:
     time.sleep(DRAW_SECONDS)
     file = console.file = io.StringIO()
     screen.refresh()
-    drawn = file.getvalue().splitlines()
+    drawn = [line for line in file.getvalue().splitlines() if line]
     screen.close()
     return drawn
 
