@@ -1,6 +1,6 @@
 """How many workers one driver holds: 1,000 of them that only send messages, at the pace of small trials; a simulation.
 
-    python benchmarks/workers.py                # epochs of 20, 10, 7, 5, 2 and 1 seconds
+    python benchmarks/workers.py                # epochs of 20, 10, 7, 5 and 2 seconds
     python benchmarks/workers.py --profile      # also prints where the driver's time goes
 
 Driver, study with its journal, MLflow store and live screen are the real ones. The workers are played by one process,
@@ -118,12 +118,14 @@ class Crowd:
         now = self._count()
         if self._pace is not None and self._before is None and now["time"] >= self._ends - self._seconds * 2 / 3:
             self._before, self._rounds = now, 0
+            self._ends = max(self._ends, now["time"] + self._seconds * 2 / 3)  # a round may be longer than a row
             self._lags.clear()
         if now["time"] < self._ends:
             return
         if self._pace is None:
             self.start_seconds = now["time"] - self._began
-        elif self._before is not None:
+        else:
+            assert self._before is not None
             took = {name: value - self._before[name] for name, value in now.items()}
             seconds = took["time"]
             self.rows.append(
@@ -197,8 +199,8 @@ def messages(request: Train, prepared: Prepared, chance: random.Random | None) -
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--workers", type=int, default=1000)
-    arguments.add_argument("--paces", type=float, nargs="+", default=[20, 10, 7, 5, 2, 1], metavar="SECONDS")
-    arguments.add_argument("--seconds", type=float, default=30, help="of a row")
+    arguments.add_argument("--paces", type=float, nargs="+", default=[20, 10, 7, 5, 2], metavar="SECONDS")
+    arguments.add_argument("--seconds", type=float, default=24, help="of a row")
     arguments.add_argument("--epochs", type=int, default=40, help="of a trial")
     arguments.add_argument("--spec", type=Path, default=SPECS / "digits.py")
     arguments.add_argument("--profile", action="store_true")

@@ -97,8 +97,9 @@ class Driver:
     def run(self, tasks: Iterator[Task], *, jobs: int | None) -> None:
         """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended."""
         exhausted = False
+        hearing_seconds = 0.0
         while True:
-            ends = time.monotonic() + POLL_SECONDS  # those at work are not to wait until a thousand others are started
+            began = time.monotonic()
             while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
                 self.check_stop()
                 task = self._waiting.pop(0) if self._waiting else next(tasks, None)
@@ -106,13 +107,14 @@ class Driver:
                     exhausted = True
                 else:
                     self._start(task)
-                if time.monotonic() > ends:
-                    break
+                if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
+                    break  # those at work are not to wait until a thousand others are started
             if exhausted and not self._active and not self._waiting:
                 return
             touched: set[RunLog] = set()
-            heard = self._workers.receive(max(0.0, ends - time.monotonic()))
+            heard = self._workers.receive(max(0.0, began + POLL_SECONDS - time.monotonic()))
             self.check_stop()
+            began = time.monotonic()
             for worker, message in heard:
                 task = self._active.get(worker)
                 if task is None:
@@ -129,6 +131,7 @@ class Driver:
                         touched.add(task.log)
             for log in touched:
                 log.send()
+            hearing_seconds = time.monotonic() - began
             self._store.retry()
             self._screen.refresh()
 
