@@ -93,7 +93,7 @@ class Answering:
 
     def send(self, worker: int, message: Any) -> None:
         assert isinstance(message, Train) and not message.awaits_verdict
-        self._waiting[worker].extend(_made_up(message, self._prepared))
+        self._waiting[worker].extend(made_up_run(message, self._prepared))
 
     def receive(self, timeout_seconds: float | None) -> Sequence[tuple[int, Any]]:
         """One message a worker: an epoch is written when it ends, not with the next one."""
@@ -118,7 +118,7 @@ class Answering:
         self._waiting.clear()
 
 
-def _made_up(request: Train, prepared: Prepared) -> Iterator[Any]:
+def made_up_run(request: Train, prepared: Prepared) -> Iterator[Any]:
     """A run whose accuracy depends on its values, so that the sampler has something to learn."""
     values, chance = request.values, random.Random(request.run_id)
     height = 0.9 - 0.1 * (math.log10(values["lr"]) + 2) ** 2 - abs(values["momentum"] - 0.9)

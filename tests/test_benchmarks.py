@@ -16,6 +16,9 @@ PROGRAMS: dict[str, list[str]] = {
     "startup": [],
     "peers": [],
     "cuda": ["--device", "cpu"],
+    "ray_overhead": [],
+    "ray_messages": [],
+    "workers": [],
 }
 
 

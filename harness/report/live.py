@@ -1,5 +1,6 @@
 """The live view: one row a running trial, redrawn in place; what has ended scrolls up as plain lines."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +16,8 @@ from harness.report.screen import Screen, shown_number, shown_seconds
 from harness.training.results import EpochResult
 
 NARROW = 72  # columns
+DRAW_SECONDS = 0.2  # at least, between two drawings
+OTHER_LINES = 4  # of the terminal: the heading, how many runs are not shown, the summary, the cursor
 
 
 @dataclass(kw_only=True)
@@ -26,7 +30,7 @@ class Row:
 
 
 class LiveScreen(Screen):
-    """Draws four times a second, and only on a terminal."""
+    """Draws a few times a second, and only on a terminal; as many running trials as it has lines for."""
 
     def __init__(
         self, console: Console, hyperparameters: Sequence[str], *, trials: int, train_images: int, maximize: bool
@@ -37,6 +41,7 @@ class LiveScreen(Screen):
         self._ended = self._trained = self._reused = 0
         self._best: tuple[str, float] | None = None
         self._started_at = time.monotonic()
+        self._drawn_at = -DRAW_SECONDS
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
@@ -64,11 +69,15 @@ class LiveScreen(Screen):
         super().ended(name, outcome, value, reason, reused)
 
     def refresh(self) -> None:
-        if self._live.is_started:
-            self._live.update(
-                Group(self._table(), Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")),
-                refresh=True,
-            )
+        now = time.monotonic()
+        if self._live.is_started and now - self._drawn_at >= DRAW_SECONDS:
+            self._drawn_at = now
+            below = [Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")]
+            if (hidden := len(self._rows) - self._height) > 0:
+                below.insert(0, Text(f"and {hidden:,} more", style="dim"))
+            # Lines, not the table: each line that scrolls up draws again what is below it.
+            lines = self.console.render_lines(Group(self._table(), *below), pad=False)
+            self._live.update(SegmentLines(lines, new_lines=True), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -76,13 +85,18 @@ class LiveScreen(Screen):
     def _is_better(self, value: float) -> bool:
         return self._best is None or (value > self._best[1] if self._maximize else value < self._best[1])
 
+    @property
+    def _height(self) -> int:
+        """How many running trials there are lines for."""
+        return max(1, self.console.height - OTHER_LINES)
+
     def _table(self) -> Table:
         is_narrow = self.console.width < NARROW
         headings = ["trial", "epoch", "val", "lr"] if is_narrow else HEADINGS
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in headings:
             table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
-        for name, row in self._rows.items():
+        for name, row in itertools.islice(self._rows.items(), self._height):
             cells = self._cells(name, row)
             table.add_row(*(cells[heading] for heading in headings))
         return table

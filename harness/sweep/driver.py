@@ -23,6 +23,7 @@ from harness.training.results import EpochResult
 SAME_ERRORS = 3  # in a row end a sweep
 TRIES = 2  # of a run whose worker was killed from outside: most likely by the run itself
 NODE_TRIES = 10  # of a run whose node went: no fault of its own, but not without end
+SAMPLES_AT_ONCE = 32  # of the machine, sent by themselves; where more runs train they go with a run's next epoch
 POLL_SECONDS = 0.25  # between looks at whether to stop
 
 
@@ -96,7 +97,9 @@ class Driver:
     def run(self, tasks: Iterator[Task], *, jobs: int | None) -> None:
         """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended."""
         exhausted = False
+        hearing_seconds = 0.0
         while True:
+            began = time.monotonic()
             while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
                 self.check_stop()
                 task = self._waiting.pop(0) if self._waiting else next(tasks, None)
@@ -104,11 +107,14 @@ class Driver:
                     exhausted = True
                 else:
                     self._start(task)
+                if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
+                    break  # those at work are not to wait until a thousand others are started
             if exhausted and not self._active and not self._waiting:
                 return
             touched: set[RunLog] = set()
-            heard = self._workers.receive(POLL_SECONDS)
+            heard = self._workers.receive(max(0.0, began + POLL_SECONDS - time.monotonic()))
             self.check_stop()
+            began = time.monotonic()
             for worker, message in heard:
                 task = self._active.get(worker)
                 if task is None:
@@ -121,9 +127,11 @@ class Driver:
             if self._sampler.is_due:
                 for task in self._active.values():
                     self._sample(task)
-                    touched.add(task.log)
+                    if len(self._active) <= SAMPLES_AT_ONCE:
+                        touched.add(task.log)
             for log in touched:
                 log.send()
+            hearing_seconds = time.monotonic() - began
             self._store.retry()
             self._screen.refresh()
 

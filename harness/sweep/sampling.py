@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 BEST, LATEST = 100, 400  # ended trials that TPE learns from
+FEW = 16  # running trials that are read one by one; each of them opens Optuna's journal
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -50,7 +51,11 @@ class History:
     def trials(self) -> list[FrozenTrial]:
         """Those trials, in the order of their numbers."""
         storage = self._study._storage
-        running = [storage.get_trial(trial_id) for trial_id in self._running.values()]
+        if len(self._running) <= FEW:
+            running = [storage.get_trial(trial_id) for trial_id in self._running.values()]
+        else:
+            every = storage.get_all_trials(self._study._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+            running = [trial for trial in every if trial.number in self._running]
         found = [*(trial for _, _, trial in self._best), *self._latest, *running]
         return sorted(found, key=lambda trial: trial.number)
 

@@ -1,12 +1,16 @@
 """What a store holds, as plain values that two sweeps must agree on to the last bit."""
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from harness.sweep.study import open_journal
 from harness.training.state import same_bits
@@ -14,12 +18,12 @@ from harness.training.state import same_bits
 TIMED = ("epoch_seconds",)
 
 
-def read_store(folder: Path, experiment: str = "small") -> dict[str, Any]:
-    """Every run by name: its status, params, tags that matter, and each metric's points, in order of steps."""
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    runs = client.search_runs([found.experiment_id])
+def read_store(store: Path | str, experiment: str = "small") -> dict[str, Any]:
+    """Every run by name: its status, params, tags that matter, and each metric's points, in order of steps.
+
+    A store is a folder, or the address of a tracking server.
+    """
+    client, runs = _runs(store, experiment)
     names = {run.info.run_id: run.info.run_name for run in runs}
     assert len(set(names.values())) == len(runs), "two runs of one name"
     read = {}
@@ -41,10 +45,9 @@ def read_store(folder: Path, experiment: str = "small") -> dict[str, Any]:
             "reused_from": [names.get(run_id, run_id) for run_id in reused_from],
             "metrics": {name: sorted(listed, key=repr) for name, listed in points.items() if name not in TIMED},
             "steps": {name: sorted(step for step, _ in points[name]) for name in TIMED},
-            "learning rates": (
-                Path(run.info.artifact_uri.removeprefix("file://")) / "learning_rate_changes.csv"
-            ).read_text(),
         }
+        with _artifact(client, run, "learning_rate_changes.csv") as table:
+            read[run.info.run_name]["learning rates"] = table.read_text()
     return read
 
 
@@ -64,23 +67,37 @@ def read_study(folder: Path, name: str = "small") -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_checkpoints(left: Path, right: Path, experiment: str = "small") -> None:
+def assert_same_checkpoints(left: Path | str, right: Path | str, experiment: str = "small") -> None:
     """The final states of two stores, run by run, bit for bit."""
     ours, theirs = _checkpoints(left, experiment), _checkpoints(right, experiment)
     assert ours.keys() == theirs.keys()
     assert ours
-    for name, file in ours.items():
-        a, b = (torch.load(path, weights_only=True) for path in (file, theirs[name]))
+    for name, a in ours.items():
         for key in ("state_dict", "optimizer", "scheduler", "epoch", "params", "metrics", "rng", "node"):
-            assert same_bits(a[key], b[key]), f"{name}: {key} differs"
+            assert same_bits(a[key], theirs[name][key]), f"{name}: {key} differs"
 
 
-def _checkpoints(folder: Path, experiment: str) -> dict[str, Path]:
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+def _checkpoints(store: Path | str, experiment: str) -> dict[str, dict[str, Any]]:
+    client, runs = _runs(store, experiment)
+    found = {}
+    for run in runs:
+        with _artifact(client, run, "checkpoints") as folder:
+            for path in sorted(folder.glob("*.pth.tar")):
+                found[f"{run.info.run_name}/{path.name}"] = torch.load(path, weights_only=True)
+    return found
+
+
+def _runs(store: Path | str, experiment: str) -> tuple[MlflowClient, list[Run]]:
+    client = MlflowClient(store if isinstance(store, str) else f"sqlite:///{store / 'mlflow.db'}")
     found = client.get_experiment_by_name(experiment)
     assert found is not None
-    return {
-        f"{run.info.run_name}/{path.name}": path
-        for run in client.search_runs([found.experiment_id])
-        for path in sorted((Path(run.info.artifact_uri.removeprefix("file://")) / "checkpoints").glob("*.pth.tar"))
-    }
+    return client, list(client.search_runs([found.experiment_id]))
+
+
+@contextmanager
+def _artifact(client: MlflowClient, run: Run, path: str) -> Iterator[Path]:
+    if run.info.artifact_uri.startswith("file://"):
+        yield Path(run.info.artifact_uri.removeprefix("file://")) / path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(client.download_artifacts(run.info.run_id, path, folder))

@@ -1,4 +1,4 @@
-"""A sweep on a real Ray cluster of one-core nodes on this machine, where nodes come and go."""
+"""Sweeps on a real Ray cluster of one-core nodes on this machine: nodes, servers and drivers go, no result changes."""
 
 import os
 import re
@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from comparing import assert_same_checkpoints, read_store
+from mlflow import MlflowClient
 from running import environment
+from serving import Database, Server
 from small import SPEC, edit, slow
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: pip install 'harness[ray]'")
@@ -23,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
 TRIALS = 12
+AWAY_SECONDS = 20
 PATIENCE_SECONDS = 150  # a worker loads torch on each node, and here all nodes are one machine
 
 
@@ -37,8 +41,10 @@ class Cluster:
         self._nodes = [self._cluster.add_node(wait=False, num_cpus=1) for _ in range(2)]
         self._cluster.wait_for_nodes()
 
-    def add(self) -> None:
-        self._cluster.add_node(num_cpus=1)
+    def add(self) -> str:
+        """Adds a node; what its id begins with."""
+        self._nodes.append(self._cluster.add_node(num_cpus=1))
+        return str(self._nodes[-1].node_id[:8])
 
     def kill_one_of(self, names: set[str]) -> None:
         """Kills a node, not the head, whose id begins with one of these names."""
@@ -64,21 +70,41 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def slow_spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spec whose trials do not depend on which ended first, and take a second or two each."""
-    path = tmp_path_factory.mktemp("ray") / "small.py"
-    path.write_text(SPEC)
-    edit(path, "    trials = 6", f"    trials = {TRIALS}\n    sampler = 'random'")
-    slow(path, 0.2)
-    return path
+def database() -> Iterator[Database]:
+    started = Database()
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="module")
-def local(zygote: Any, slow_spec: Path) -> Path:
+def server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"), database.create("mlflow"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a spec and a module beside it. Its trials do not depend on which ended first."""
+    folder = tmp_path_factory.mktemp("ray") / "project"
+    folder.mkdir()
+    (folder / "widths.py").write_text("HIDDEN = 16\n")
+    spec = folder / "small.py"
+    spec.write_text(SPEC)
+    edit(spec, "import torch\n", "import torch\nfrom widths import HIDDEN\n")
+    edit(spec, "nn.Linear(6, 16)", "nn.Linear(6, HIDDEN)")
+    edit(spec, "    trials = 6", f"    trials = {TRIALS}\n    sampler = 'random'")
+    slow(spec, 0.2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(zygote: Any, project: Path) -> Path:
     """The store of the same sweep on local workers."""
-    done = zygote.start("sweep", slow_spec, "--jobs", 2, "--store", "local", cwd=slow_spec.parent).wait()
+    store = project.parent / "local"
+    done = zygote.start("sweep", "small.py", "--jobs", 2, "--store", store, cwd=project, HARNESS_PACE="0").wait()
     assert done.code == 0, done
-    return slow_spec.parent / "local"
+    return store
 
 
 def wait_for_nodes(started: Any, count: int) -> set[str]:
@@ -90,57 +116,92 @@ def wait_for_nodes(started: Any, count: int) -> set[str]:
     return nodes
 
 
-def assert_equal(store: Path, local: Path) -> None:
+def assert_equal(uri: str, local: Path) -> None:
     """Bit for bit, but for who came first where two runs share epochs: that is a matter of timing."""
-    ours, theirs = read_store(store), read_store(local)
+    ours, theirs = read_store(uri), read_store(local)
     for run in (*ours.values(), *theirs.values()):
         del run["reused_from"], run["metrics"]["reused_epochs"]
     assert len(ours) == TRIALS and ours == theirs
     assert {run["status"] for run in ours.values()} == {"FINISHED"}
-    assert_same_checkpoints(store, local)
+    assert_same_checkpoints(uri, local)
 
 
-def test_a_sweep_that_loses_one_node_and_gets_another_equals_a_local_one(
-    cluster: Cluster, local: Path, slow_spec: Path, zygote: Any
+def assert_all_told(storage: str) -> None:
+    """The study has every trial, complete."""
+    opened = optuna.storages.RDBStorage(storage)
+    states = [trial.state.name for trial in optuna.load_study(study_name="small", storage=opened).trials]
+    opened.remove_session()
+    opened.engine.dispose()
+    assert states == ["COMPLETE"] * TRIALS
+
+
+def test_a_sweep_that_loses_a_node_its_servers_and_its_spec_equals_a_local_one(
+    cluster: Cluster, database: Database, server: Server, local: Path, project: Path, zygote: Any
 ) -> None:
-    started = zygote.start("sweep", slow_spec, "--ray", cluster.address, "--store", "nodes", cwd=slow_spec.parent)
+    store, servers = project.parent / "store", {"MLFLOW_TRACKING_URI": server.uri}
+    servers["HARNESS_STUDY_STORAGE"] = database.create("studies")
+    sweep = ["sweep", "small.py", "--ray", cluster.address, "--store", store]
+    started = zygote.start(*sweep, cwd=project, HARNESS_REGISTER="1", **servers)
     cluster.kill_one_of(wait_for_nodes(started, 2))
-    cluster.add()
+    server.stop()
+    away = time.monotonic()
+    elsewhere = project.rename(project.parent / "renamed")  # what starts from now on finds no spec where it was
+    new = cluster.add()
+    started.wait_for("training goes on")
+    time.sleep(max(0, AWAY_SECONDS - (time.monotonic() - away)))
+    server.start()
     done = started.wait()
+    elsewhere.rename(project)
     assert done.code == 0, done
     assert f"{TRIALS} trials of 8 epochs, 3 at once" in done.out
     assert "its node was lost" in done.out and "once more, from its last state" in done.out
-    assert_equal(slow_spec.parent / "nodes", local)
+    assert "the tracking server is back" in done.out
+    assert re.search(rf"trial-\d+ is on \S+ \({new}\)", done.out), f"nothing trained on node {new}:\n{done.out}"
+    assert_equal(server.uri, local)
+    assert_all_told(servers["HARNESS_STUDY_STORAGE"])
+
+    ask = {"cwd": project, **servers}
+    assert len(zygote.start("runs", "small.py", "--json", **ask).wait().json) == TRIALS
+    best = zygote.start("best", "small.py", "--json", **ask).wait().json
+    reloaded = zygote.start("reload", "best", "small.py", "--json", **ask).wait().json
+    assert reloaded["match"] and reloaded["run_id"] == best["run_id"]
+    client = MlflowClient(server.uri)
+    assert client.get_model_version_by_alias("small", "best").run_id == best["run_id"]
+    client.rename_experiment(client.get_experiment_by_name("small").experiment_id, "first")  # type: ignore[union-attr]
 
 
-def test_a_driver_that_is_killed_goes_on_by_the_same_command(
-    cluster: Cluster, local: Path, slow_spec: Path, zygote: Any
+def test_the_same_with_its_driver_killed_goes_on_by_the_same_command(
+    cluster: Cluster, database: Database, server: Server, local: Path, project: Path, zygote: Any
 ) -> None:
-    arguments = ["sweep", slow_spec, "--ray", cluster.address, "--store", "killed", "--jobs", 2]
-    started = zygote.start(*arguments, cwd=slow_spec.parent)
-    started.wait_for("trial-0002  epoch 3/8", PATIENCE_SECONDS)
+    store, servers = project.parent / "killed", {"MLFLOW_TRACKING_URI": server.uri}
+    servers["HARNESS_STUDY_STORAGE"] = database.create("killed")
+    sweep = ["sweep", "small.py", "--ray", cluster.address, "--store", store]
+    started = zygote.start(*sweep, cwd=project, **servers)
+    cluster.kill_one_of(wait_for_nodes(started, 2))
+    server.stop()
+    started.wait_for("training goes on")
     assert started.kill().code == -9
-    done = zygote.start(*arguments, cwd=slow_spec.parent).wait()
+    assert list((store / "outbox" / "letters").glob("*.json")), "nothing waits for the server"
+    cluster.add()
+    server.start()
+    done = zygote.start(*sweep, cwd=project, **servers).wait()
     assert done.code == 0, done
     assert "was interrupted and goes on" in done.out
-    assert_equal(slow_spec.parent / "killed", local)
+    assert not list((store / "outbox" / "letters").glob("*.json"))
+    assert_equal(server.uri, local)
+    assert_all_told(servers["HARNESS_STUDY_STORAGE"])
 
 
-def test_verdicts_reach_the_workers(cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path) -> None:
-    edit(spec, "    trials = 6", "    trials = 10\n    pruner = 'median'")
-    harness("sweep", spec, "--jobs", 1, "--ray", cluster.address, "--store", "ray")
-    harness("sweep", spec, "--jobs", 1, "--store", "local")
-    ours = read_store(tmp_path / "ray")
-    assert [run for run in ours.values() if run["outcome"] == "pruned"]
-    assert ours == read_store(tmp_path / "local")
-
-
-def test_a_head_that_dies_ends_the_driver_and_the_sweep_goes_on_later(
-    cluster: Cluster, local: Path, slow_spec: Path, zygote: Any
+def test_verdicts_reach_the_workers_and_a_head_that_dies_ends_the_driver(
+    cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path, zygote: Any
 ) -> None:
-    sweep = ["sweep", slow_spec, "--jobs", 2, "--store", "headless"]
-    started = zygote.start(*sweep, "--ray", cluster.address, cwd=slow_spec.parent)
-    started.wait_for("trial-0001  epoch 2/8", PATIENCE_SECONDS)
+    edit(spec, "import torch\n", "import torch\nfrom optuna.pruners import MedianPruner\n")
+    edit(spec, "    trials = 6", "    trials = 14\n    pruner = MedianPruner(n_startup_trials=1)")
+    slow(spec, 0.4)
+    sweep = ["sweep", spec, "--jobs", 1, "--store"]
+    harness(*sweep, "local", HARNESS_PACE="0")
+    started = zygote.start(*sweep, "ray", "--ray", cluster.address, cwd=tmp_path)
+    started.wait_for("pruned: ", PATIENCE_SECONDS)
     before = time.monotonic()
     cluster.kill_the_head()
     done = started.wait()
@@ -149,11 +210,12 @@ def test_a_head_that_dies_ends_the_driver_and_the_sweep_goes_on_later(
     assert "the Ray cluster" in done.err and "the same command goes on" in done.err
     assert len(done.err.strip().splitlines()) == 1
 
-    done = zygote.start(*sweep, "--ray", cluster.address, cwd=slow_spec.parent).wait()
-    assert done.code == 1 and "nothing answers there" in done.err
-    done = zygote.start(*sweep, cwd=slow_spec.parent).wait()
-    assert done.code == 0, done
-    assert_equal(slow_spec.parent / "headless", local)
+    assert "nothing answers there" in harness(*sweep, "ray", "--ray", cluster.address, code=1).err
+    harness(*sweep, "ray", HARNESS_PACE="0")
+    ours = read_store(tmp_path / "ray")
+    assert [run for run in ours.values() if run["outcome"] == "pruned"]
+    assert ours == read_store(tmp_path / "local")
+    assert_same_checkpoints(tmp_path / "ray", tmp_path / "local")
 
 
 def test_an_address_that_is_none_is_said_in_one_sentence(harness: Harness, spec: Path) -> None:

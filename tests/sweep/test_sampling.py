@@ -43,7 +43,9 @@ def choices(sampler: Callable[[optuna.Study, int], BaseSampler], trials: int) ->
     return [trial.params for trial in asked]
 
 
-def test_short_studies_get_what_optunas_own_sampler_chooses() -> None:
+@pytest.mark.parametrize("few", [0, 16], ids=["all at once", "one by one"])
+def test_short_studies_get_what_optunas_own_sampler_chooses(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "FEW", few)  # however the running trials are read
     assert choices(long_tpe, 60) == choices(plain_tpe, 60)
 
 

@@ -1,6 +1,7 @@
-"""A real `mlflow server` that can be stopped and started again, and a gate before it that has moods."""
+"""Real servers: PostgreSQL, an `mlflow server` that can be stopped and started again, a gate before it with moods."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,41 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from running import environment
+
+POSTGRESQL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)  # as Debian packages it
+
+
+class Database:
+    """A PostgreSQL of its own on this machine; where there is none to start, what needs it is skipped."""
+
+    def __init__(self) -> None:
+        if POSTGRESQL is None:
+            pytest.skip("needs PostgreSQL: apt-get install postgresql")
+        pytest.importorskip("psycopg", reason="needs psycopg: pip install 'harness[postgres]'")
+        self._bin, self._port = POSTGRESQL, free_port()
+        self._folder = Path(self._run("mktemp", "-d"))  # of that user's own: a server refuses folders of others
+        self._run(self._bin / "initdb", "-D", self._folder / "data", "-U", "harness", "--auth=trust", "--no-sync")
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._control("-l", self._folder / "log", "-o", options, "-w", "start")
+
+    def create(self, name: str) -> str:
+        """A new database; its address."""
+        self._run(self._bin / "createdb", "-h", "127.0.0.1", "-p", self._port, "-U", "harness", name)
+        return f"postgresql+psycopg://harness@127.0.0.1:{self._port}/{name}"
+
+    def stop(self) -> None:
+        self._control("-m", "immediate", "stop")
+        shutil.rmtree(self._folder)
+
+    def _control(self, *arguments: object) -> None:
+        self._run(self._bin / "pg_ctl", "-D", self._folder / "data", *arguments)
+
+    def _run(self, *arguments: object) -> str:
+        as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # root may not start it
+        command = [*as_postgres, *map(str, arguments)]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/").stdout.strip()
 
 
 class Server:
@@ -22,9 +57,7 @@ class Server:
     def __init__(self, folder: Path, database: str | None = None) -> None:
         self._folder = folder
         self._database = database or f"sqlite:///{folder / 'server.db'}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.start()
 
@@ -87,8 +120,14 @@ class Gate:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

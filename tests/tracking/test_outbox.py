@@ -1,18 +1,15 @@
 """A tracking server that is away for a while, or busy: training goes on, and everything arrives once."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from serving import Gate, Server
-from small import slow
 
+from harness.tracking import outbox
 from harness.tracking.store import FINISHED, RunLog, Store
 
-Harness = Callable[..., Any]
 pytestmark = pytest.mark.slow
 
 
@@ -27,6 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     opened = Gate(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", opened.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # MLflow's own, after two seconds
+    monkeypatch.setattr(outbox, "RETRY_SECONDS", 0.1)
     yield opened
     opened.close()
 
@@ -130,39 +129,3 @@ def test_a_request_that_is_wrong_is_an_error_and_does_not_wait(gate: Gate, tmp_p
     with pytest.raises(Exception, match="param"):
         store.write({"run": log.run_id, "params": {"a": "2"}})
     assert store.takes_runs
-
-
-def test_a_sweep_outlives_twenty_seconds_without_its_server(
-    server: Server, harness: Harness, spec: Path, tmp_path: Path, zygote: Any
-) -> None:
-    slow(spec, 0.4)
-    started = zygote.start(
-        "sweep", spec, "--jobs", 2, "--trials", 5, cwd=tmp_path, MLFLOW_TRACKING_URI=server.uri, HARNESS_REGISTER="1"
-    )
-    started.wait_for("trial-0001  epoch 2/8")
-    server.stop()
-    started.wait_for("training goes on")
-    time.sleep(20)
-    server.start()
-    done = started.wait()
-    assert done.code == 0, done
-    assert "the tracking server is back" in done.out
-
-    client = MlflowClient(server.uri)
-    found = client.get_experiment_by_name("small")
-    assert found is not None
-    runs = client.search_runs([found.experiment_id])
-    assert {run.info.run_name for run in runs} == {f"trial-{number:04d}" for number in range(5)}
-    for run in runs:
-        assert run.info.status == "FINISHED"
-        for name in ("train_loss", "val_loss", "val_accuracy", "lr", "epoch_seconds"):
-            steps = [step for step, _ in points(server.uri, run.info.run_id, name)]
-            assert sorted(steps) == list(range(8)), f"{run.info.run_name}: {name}"
-
-    table = harness("runs", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
-    assert len(table) == 5
-    best = harness("best", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
-    reloaded = harness("reload", "best", spec, "--json", MLFLOW_TRACKING_URI=server.uri).json
-    assert reloaded["match"] and reloaded["run_id"] == best["run_id"]
-    local = harness("sweep", spec, "--jobs", 2, "--trials", 5, "--store", "local")
-    assert local.out.splitlines()[-1] in done.out, "the same best run"
