@@ -19,7 +19,7 @@ class SweepSession:
 
     def __init__(self, options: Options, plan: Plan, screen: Screen) -> None:
         self._options, self._plan, self._screen = options, plan, screen
-        self.store = Store(options.store, create=True)
+        self.store = Store(options.store, create=True, say=screen.say)
         remove_abandoned(self.store.folder)
         self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
         url = options.study_storage

@@ -61,7 +61,7 @@ def train(options: Options) -> str:
         screen = open_screen(list(plan.description.hyperparameters), train_images=plan.report.train_images)
         try:
             screen.say(device_line(plan.report))
-            store = Store(options.store, create=True)
+            store = Store(options.store, create=True, say=screen.say)
             remove_abandoned(store.folder)
             is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
             experiment_id = open_experiment(store, options, plan, ranks=is_own)
@@ -103,7 +103,7 @@ def repeat(
         try:
             screen.say(device_line(plan.report))
             with holding(lock, what):
-                store = Store(options.store, create=True)
+                store = Store(options.store, create=True, say=screen.say)
                 remove_abandoned(store.folder)
                 experiment_id = open_experiment(store, options, plan, ranks=False)
 
@@ -165,7 +165,7 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
 
     outbox = store.outbox
     if outbox is not None:
-        outbox.say, outbox.check_stop = screen.say, driver.check_stop
+        outbox.check_stop = driver.check_stop
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

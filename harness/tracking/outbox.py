@@ -26,11 +26,10 @@ class Outbox:
     that it counts once.
     """
 
-    def __init__(self, folder: Path, client: "MlflowClient") -> None:
-        self._folder, self._client = folder, client
+    def __init__(self, folder: Path, client: "MlflowClient", say: Callable[[str], None]) -> None:
+        self._folder, self._client, self._say = folder, client, say
         self._is_away = bool(self._letters())
         self._tried = 0.0
-        self.say: Callable[[str], None] = lambda text: None
         self.check_stop: Callable[[], None] = lambda: None
 
     @property
@@ -66,12 +65,12 @@ class Outbox:
                     kept = self._folder / "refused" / path.name  # such as of a run that was deleted meanwhile
                     kept.parent.mkdir(exist_ok=True)
                     path.rename(kept)
-                    self.say(f"the tracking server refused a message, now in {kept}: {_reason(error)}")
+                    self._say(f"the tracking server refused a message, now in {kept}: {_reason(error)}")
                 else:
                     path.unlink()
                     count += 1
         self._is_away = False
-        self.say(f"the tracking server is back: {count} messages delivered")
+        self._say(f"the tracking server is back: {count} messages delivered")
 
     def flush(self) -> None:
         """Waits for the server where something is undelivered; what it does not take in time stays on disk."""
@@ -81,7 +80,7 @@ class Outbox:
             self.retry()
             if time.monotonic() > ends:
                 count = len(self._letters())
-                self.say(f"{count} messages for the tracking server wait in {self._folder} for the next command")
+                self._say(f"{count} messages for the tracking server wait in {self._folder} for the next command")
                 return
             time.sleep(0.1 if self._is_away else 0)
 
@@ -104,7 +103,7 @@ class Outbox:
     def _leave(self, error: Exception) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._is_away, self._tried = True, time.monotonic()
-        self.say(
+        self._say(
             f"the tracking server does not take messages ({_reason(error)}); training goes on, what is not "
             f"delivered is kept in {self._folder}"
         )

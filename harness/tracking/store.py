@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +38,9 @@ MOST_TAG = 7_500  # characters
 
 
 class Store:
-    """MLflow behind one folder, or behind `MLFLOW_TRACKING_URI` where that is set."""
+    """MLflow behind one folder, or behind `MLFLOW_TRACKING_URI` where that is set; `say` is told when that is away."""
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, *, create: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.absolute()
         self._is_locked = False
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / DATABASE}"
@@ -53,7 +53,7 @@ class Store:
             if self.is_local:
                 create_database(self.folder / DATABASE)
                 relocate(self.folder)
-        self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client)
+        self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
         if self.outbox is not None:
             self.outbox.retry(now=True)
 

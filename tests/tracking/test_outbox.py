@@ -32,10 +32,8 @@ def gate(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 def open_run(folder: Path, experiment: str) -> tuple[Store, RunLog, list[str]]:
     """A store behind the gate, a run in it, and what is said."""
-    store = Store(folder, create=True)
     said: list[str] = []
-    assert store.outbox is not None
-    store.outbox.say = said.append
+    store = Store(folder, create=True, say=said.append)
     return store, store.create_run(store.experiment_id(experiment, tags={}), "run", params={"a": 1}, tags={}), said
 
 
@@ -81,7 +79,9 @@ def test_what_waits_survives_a_restart_and_comes_before_anything_new(
     log.send()
     del log  # the process ends here
     gate.mood = None
-    store = Store(tmp_path, create=True)
+    said: list[str] = []
+    store = Store(tmp_path, create=True, say=said.append)
+    assert said == ["the tracking server is back: 2 messages delivered"]
     experiment = store.experiment_id("restarted")
     (run,) = store.find_runs(experiment, "")
     assert run.data.tags["state"] == "old"
