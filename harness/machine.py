@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 GIGABYTE = 10**9
+DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # of states, where no disk of this machine sets the limit
 
 
 def default_path_budget(folder: Path) -> int:
