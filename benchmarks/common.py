@@ -115,8 +115,9 @@ def harness(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment without the caller's store and servers, and with nobody calling home."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HARNESS_"))}
+    """The environment without the caller's store and servers, with nobody calling home and bytecode kept as usual."""
+    other = ("MLFLOW_", "HARNESS_", "PYTHONDONTWRITEBYTECODE")  # the last: each process would compile what it imports
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(other)}
     return kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

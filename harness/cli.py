@@ -3,6 +3,7 @@
 Torch and MLflow are loaded by the commands that need them.
 """
 
+import gc
 import os
 import sys
 import traceback
@@ -164,6 +165,7 @@ def main() -> None:
         code = FAILED
     except Exception as error:
         code = _show_usage_error(error)
+    gc.freeze()  # else the end of the process looks through all that it imported once more
     sys.exit(code or 0)
 
 

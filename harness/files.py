@@ -50,6 +50,11 @@ def link_whole(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in a folder survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import check_setting, direction_of
+from harness.machine import loading
 from harness.report.screen import Screen, shown_bytes, shown_seconds
 from harness.search import Hyperparameter
 from harness.spec import Description, experiment_name
@@ -123,8 +124,9 @@ def _start_beside_imports(workers: Workers) -> int:
     """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(workers.start)
-        import mlflow  # noqa: F401
-        import optuna  # noqa: F401
+        with loading():
+            import mlflow  # noqa: F401
+            import optuna  # noqa: F401
 
         return started.result()
 

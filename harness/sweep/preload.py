@@ -1,8 +1,11 @@
 """What every worker needs and is slow to load, loaded once in the process that the others start from."""
 
-import torch
+from harness.machine import loading
 
-import harness.sweep.worker  # noqa: F401
+with loading():
+    import torch
 
-# The first optimizer of a process imports torch's compiler, which takes longer than torch itself.
-torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    import harness.sweep.worker  # noqa: F401
+
+    # The first optimizer of a process imports torch's compiler, which takes about as long as torch itself.
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)

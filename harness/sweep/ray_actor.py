@@ -4,16 +4,15 @@ import os
 import threading
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.files import cache_folder
 from harness.objects import Away, open_objects
 from harness.sweep.messages import Checkpoint, Failed, Train
 from harness.sweep.shipping import Shipment
 
-CACHE = Path("~/.cache/harness/data")  # where a node without the driver's folders keeps what is downloaded
 REACH = "reach.txt"
 
 
@@ -38,7 +37,7 @@ class RayActor:
         self._said: SimpleQueue[Any] = SimpleQueue()
         self._spec = shipment.settle()
         if self._spec == shipment.shipped_spec and "HARNESS_DATA_DIR" not in os.environ:
-            os.environ["HARNESS_DATA_DIR"] = str(CACHE.expanduser())
+            os.environ["HARNESS_DATA_DIR"] = str(cache_folder() / "data")  # what is downloaded here
         threading.Thread(target=self._serve, daemon=True).start()
 
     def place(self) -> Place:

@@ -16,6 +16,7 @@ import torch
 
 from harness.errors import HarnessError, UserCodeError
 from harness.files import scratch_folder
+from harness.machine import keep_memory
 from harness.models import summarize
 from harness.spec import Spec, load_spec
 from harness.sweep.messages import Checkpoint, Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
@@ -23,7 +24,7 @@ from harness.sweep.preflight import preflight
 from harness.training.build import DataCache, build
 from harness.training.checkpoint import versions
 from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic
-from harness.training.remote import cache_folder
+from harness.training.remote import node_folder
 from harness.training.run import Run
 
 Send = Callable[[Any], None]
@@ -47,6 +48,7 @@ class Worker:
     """Answers one request at a time; keeps the spec and the data of the last one."""
 
     def __init__(self) -> None:
+        keep_memory()
         self._cache = DataCache()
         self._spec: Spec | None = None
 
@@ -61,7 +63,7 @@ class Worker:
                     self._set_threads(spec, request.values)
                     send(preflight(request, spec, self._cache))
                 case Train(checkpoints=None):
-                    with scratch_folder(cache_folder(str(request.paths))) as folder:
+                    with scratch_folder(node_folder(str(request.paths))) as folder:
                         send_all = partial(_send_with_files, folder, send)
                         self._train(replace(request, checkpoints=folder), send_all, receive)
                 case Train():

@@ -14,7 +14,7 @@ from harness.sweep.messages import PreflightReport
 
 GPU_SHARE = 0.9  # of its free memory that trials may take
 MOST_A_GPU = 4
-PRELOADED = "harness.sweep.preload"
+PRELOADED = "harness.sweep.forkserver"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,19 @@
 """MLflow's database: connected to, made whole, and at home wherever its folder was moved."""
 
+import importlib.metadata
 import logging
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import FAILED, HarnessError
-from harness.files import whole_file
+from harness.files import cache_folder, whole_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,11 +57,29 @@ class _Draft(threading.Thread):
         self.is_whole = False
 
     def run(self) -> None:
-        connect(f"sqlite:///{self.path}")
+        _make_empty(self.path)
         self.is_whole = True
 
 
 _draft: _Draft | None = None
+
+
+def _make_empty(path: Path) -> None:
+    """Makes an empty database: a copy of the one that this version of MLflow made for this user before."""
+    template = cache_folder() / f"mlflow-{importlib.metadata.version('mlflow')}.db"
+    try:
+        shutil.copyfile(template, path)
+        with closing(sqlite3.connect(path)) as database:
+            found = database.execute("PRAGMA quick_check").fetchone()[0]
+        if found == "ok":
+            connect(f"sqlite:///{path}")
+            return
+    except (OSError, sqlite3.DatabaseError, HarnessError):
+        pass  # none yet, or damaged
+    path.unlink(missing_ok=True)
+    connect(f"sqlite:///{path}")
+    with suppress(OSError), whole_file(template) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def create_database(path: Path) -> None:
@@ -72,10 +92,11 @@ def create_database(path: Path) -> None:
         if _draft is not None and _draft.is_whole:
             shutil.copyfile(_draft.path, temporary)
         else:
-            connect(f"sqlite:///{temporary}")
+            _make_empty(temporary)
         with closing(sqlite3.connect(temporary)) as database:
-            location = (path.parent / "artifacts" / "Default").as_uri()
-            database.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'Default'", (location,))
+            location, now = (path.parent / "artifacts" / "Default").as_uri(), round(time.time() * 1000)
+            change = "UPDATE experiments SET artifact_location = ?, creation_time = ?, last_update_time = ?"
+            database.execute(f"{change} WHERE name = 'Default'", (location, now, now))
             database.commit()
 
 

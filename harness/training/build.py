@@ -122,12 +122,7 @@ def build(
             loss = experiment.loss()
         if isinstance(loss, nn.Module):
             loss.to(device)
-        with calling(spec, "optimizer()"):
-            optimizer = experiment.optimizer(model.parameters())
-        if not isinstance(optimizer, Optimizer):
-            raise HarnessError(f"{spec.path}: optimizer() returns {type(optimizer).__name__}, not an optimizer.")
-        if device.type == "cuda":
-            fuse(optimizer)
+        optimizer = _build_optimizer(spec, experiment, model, device)
         with calling(spec, "metrics()"):
             measures = dict(default_measures(data) if (own := experiment.metrics()) is None else own)
         measures = {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in measures.items()}
@@ -193,6 +188,15 @@ def _fresh_model(spec: Spec, experiment: Experiment, data: Data, device: torch.d
     return model.to(memory_format=torch.channels_last)
 
 
+def _build_optimizer(spec: Spec, experiment: Experiment, model: nn.Module, device: torch.device) -> Optimizer:
+    with calling(spec, "optimizer()"):
+        optimizer = experiment.optimizer(model.parameters())
+    if not isinstance(optimizer, Optimizer):
+        raise HarnessError(f"{spec.path}: optimizer() returns {type(optimizer).__name__}, not an optimizer.")
+    fuse(optimizer, device)
+    return optimizer
+
+
 def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
     """The recipe of a built experiment; `start` is the digest of a checkpoint that it begins with."""
     experiment = built.experiment
@@ -249,7 +253,7 @@ class Siblings:
                 values = built.experiment.values() | dict(zip(names, point, strict=True))
                 sibling = built.spec.build(values)
                 with calling(built.spec, f"scheduler() with {dict(zip(names, point, strict=True))}"):
-                    optimizer = sibling.optimizer(built.model.parameters())
+                    optimizer = _build_optimizer(built.spec, sibling, built.model, built.device)
                     self._alive.append((optimizer, sibling.scheduler(optimizer)))
 
     def advance(self, metrics: Mapping[str, float], knobs: Knobs) -> bool:

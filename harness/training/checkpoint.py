@@ -1,6 +1,7 @@
 """Checkpoints: plain `.pth.tar` dicts that `torch.load(path, weights_only=True)` reads anywhere."""
 
 import hashlib
+import importlib.metadata
 import io
 import pickle
 import platform
@@ -64,13 +65,11 @@ def generators(seed: int, epoch: int) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What a checkpoint or a run was made with."""
-    import torchvision  # type: ignore[import-untyped,unused-ignore]
-
     return {
         "harness": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": importlib.metadata.version("torchvision"),
     }
 
 

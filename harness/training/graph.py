@@ -192,14 +192,14 @@ def why_not(
     return None
 
 
-def fuse(optimizer: Optimizer) -> None:
-    """Makes the update one kernel that reads its learning rate on the device. The same in and out of a graph."""
-    if type(optimizer) not in FUSED:
+def fuse(optimizer: Optimizer, device: torch.device) -> None:
+    """Makes the update one kernel, on a GPU one that reads its learning rate there. The same in and out of a graph."""
+    if type(optimizer) not in FUSED or device.type not in ("cuda", "cpu"):
         return
     for group in optimizer.param_groups:
         if not group["foreach"] and not group["differentiable"] and group["fused"] is None:
             group["fused"] = True
-            if "capturable" in group:
+            if "capturable" in group and device.type == "cuda":
                 group["capturable"] = True
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.files import remove_abandoned, write_whole
+from harness.files import cache_folder, remove_abandoned, write_whole
 from harness.machine import default_path_budget
 from harness.objects import Away, Found, open_objects
 from harness.training.recipe import Recipe, digest_of
@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 @cache
-def cache_folder(address: str) -> Path:
+def node_folder(address: str) -> Path:
     """The folder of this node through which everything at an address passes: under `HARNESS_CACHE_DIR`, if set."""
-    cache = Path(os.environ.get("HARNESS_CACHE_DIR") or "~/.cache/harness").expanduser().absolute()
-    folder = cache / "paths" / digest_of(address)
+    cache = Path(os.environ.get("HARNESS_CACHE_DIR") or cache_folder())
+    folder = cache.absolute() / "paths" / digest_of(address)
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
     return folder
@@ -51,7 +51,7 @@ class RemoteTree(Tree):
     """The nodes and states of one recipe at an address. An address that is away is a cache that misses, no error."""
 
     def __init__(self, address: str, recipe: Recipe, *, run_id: str, budget_bytes: int) -> None:
-        folder = cache_folder(address)
+        folder = node_folder(address)
         super().__init__(folder, recipe, budget_bytes=min(budget_bytes, default_path_budget(folder)))
         self._objects = open_objects(address)
         self._address_budget = budget_bytes

@@ -56,7 +56,7 @@ def train(data: Data, device: torch.device, make: Any, *, by_graph: bool) -> tup
     model = network().to(device)
     optimizer = make(model.parameters())
     if device.type == "cuda":
-        graph.fuse(optimizer)
+        graph.fuse(optimizer, torch.device(device))
     scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.3)
     stepper = step_graph(model, optimizer, data.to(device), device)
     metrics = []

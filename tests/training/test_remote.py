@@ -18,7 +18,7 @@ from harness.objects import Away, Objects, check_address, open_objects
 from harness.training import remote
 from harness.training.checkpoint import pack
 from harness.training.recipe import Recipe
-from harness.training.remote import RemoteTree, cache_folder, open_tree
+from harness.training.remote import RemoteTree, node_folder, open_tree
 from harness.training.tree import Node, Tree, child_name
 
 RECIPE = Recipe(code={"Net.model()": "1"}, values={"lr": "0.1"}, rest={"seed": "0"})
@@ -43,7 +43,7 @@ def on_node(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
     def on_node(node: str, *, run_id: str = "", budget_bytes: int = 10**9) -> RemoteTree:
         monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / node))
-        cache_folder.cache_clear()
+        node_folder.cache_clear()
         tree = open_tree(address, RECIPE, run_id=run_id or f"run on {node}", budget_bytes=budget_bytes)
         assert isinstance(tree, RemoteTree)
         opened.append(tree)
@@ -52,7 +52,7 @@ def on_node(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield on_node
     for tree in opened:
         tree.close()
-    cache_folder.cache_clear()
+    node_folder.cache_clear()
 
 
 @pytest.fixture
