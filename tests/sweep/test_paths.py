@@ -150,3 +150,12 @@ def test_a_bucket_that_does_not_exist_is_said_before_anything_is_written(
         "Make it first, such as with: aws s3 mb s3://bukcet\n"
     )
     assert not (project / "nowhere").exists()
+
+
+@pytest.mark.slow
+def test_on_ray_checkpoints_reach_the_driver(sweep: Callable[..., Any], local: Any, project: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'harness[ray]'")
+    done = sweep("ray", "--ray", "local", "--paths", "s3://bucket/ray")
+    assert epochs(done) == epochs(local)
+    assert_equal(project / "ray", project / "local")
+    assert not list((project / "cache-ray").rglob("*.pth.tar"))
