@@ -53,8 +53,8 @@ Budget = Annotated[
     typer.Option(
         "--path-budget",
         metavar="SIZE",
-        help="Disk for the states that later runs start from, such as 5GB.  "
-        "[default: 20GB, or a tenth of the free disk]",
+        help="Room for the states that later runs start from, such as 5GB.  "
+        "[default: 20GB, or a tenth of the free disk; at an address 100GB]",
         show_default=False,
     ),
 ]
@@ -98,11 +98,12 @@ StudyStorage = Annotated[
     ),
 ]
 Paths = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--paths",
-        metavar="DIR",
-        help="Where epochs are kept, if not in the store: a folder that all nodes see.",
+        metavar="PLACE",
+        help="Where epochs are kept, if not in the store: a folder that all nodes see, or an address such as "
+        "s3://BUCKET/NAME.",
         show_default=False,
     ),
 ]
@@ -133,6 +134,16 @@ def parse_size(text: str) -> int:
     if not matched:
         raise HarnessError(f"--path-budget {text}: write it as 500MB or 5GB.")
     return int(float(matched[1]) * units[matched[2]])
+
+
+def parse_place(text: str) -> Path | str:
+    """A folder, or an address of another kind.
+
+    >>> parse_place("/shared/epochs"), parse_place("s3://bucket/epochs/"), parse_place("file:///shared/epochs")
+    (PosixPath('/shared/epochs'), 's3://bucket/epochs', PosixPath('/shared/epochs'))
+    """
+    text = text.removeprefix("file://")
+    return text.rstrip("/") if "://" in text else Path(text)
 
 
 def parse_jobs(text: str) -> int | None:

@@ -32,6 +32,7 @@ from harness.arguments import (
     Trials,
     parse_duration,
     parse_jobs,
+    parse_place,
     parse_size,
     use_data,
 )
@@ -98,7 +99,7 @@ def sweep(
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         study_storage=study_storage,
-        paths=paths,
+        paths=None if paths is None else parse_place(paths),
         registers=register,
     )
     sweeping.sweep(options)

@@ -1,6 +1,7 @@
 """Files that are whole or not there: temporary file, fsync, rename, fsync of the folder."""
 
 import os
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -63,12 +64,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Gives an empty folder that is there for as long as the block runs."""
+    folder = _temporary(parent / "scratch")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files of processes of this machine that died before they could rename them."""
-    for path in folder.rglob(f".*{SUFFIX}"):
+    """Removes the temporary files and folders of processes of this machine that died before they could."""
+    for path in list(folder.rglob(f".*{SUFFIX}")):
         _, host, pid, _ = path.name.rsplit("~", 3) if path.name.count("~") >= 3 else ("", "", "", "")
         if host == socket.gethostname() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _temporary(path: Path) -> Path:

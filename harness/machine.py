@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 GIGABYTE = 10**9
+DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # of states, where no disk of this machine sets the limit
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # names of glibc's mallopt(3)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.errors import FAILED, HarnessError, UserCodeError
-from harness.files import link_whole
+from harness.files import link_whole, write_whole
 from harness.report.screen import Screen
-from harness.sweep.messages import Done, Failed, Prepared, Request, Train, Verdict
+from harness.sweep.messages import Checkpoint, Done, Failed, Prepared, Request, Train, Verdict
 from harness.sweep.note import run_note
 from harness.sweep.workers import Lost, Workers
 from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
@@ -55,11 +55,11 @@ class Task:
     def end(self, status: str, outcome: str, reason: str | None) -> None:
         """Closes the run, with the checkpoints that a worker wrote elsewhere."""
         written, own = self.request.checkpoints, self.log.folder / "checkpoints"
-        if written != own:
+        if written is not None and written != own:
             for file in sorted(written.glob("*.pth.tar")):
                 link_whole(file, own / file.name)
         self.log.end(status, outcome, reason)
-        if written != own and outcome == "finished":
+        if written is not None and written != own and outcome == "finished":
             shutil.rmtree(written, ignore_errors=True)
 
     @property
@@ -173,6 +173,8 @@ class Driver:
                 self._prepare(task, message)
             case EpochResult():
                 self._take_epoch(worker, task, message)
+            case Checkpoint():
+                write_whole(task.log.folder / "checkpoints" / message.name, message.content)
             case Done():
                 self._release(worker)
                 self._finish(task, message)

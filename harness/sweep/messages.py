@@ -24,6 +24,7 @@ class Preflight:
     device: str
     is_demo: bool
     start: Path | None = None  # a checkpoint to begin with
+    paths: str | None = None  # the address of the tree of epochs, where it has one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +46,21 @@ class PreflightReport:
     corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
     gpu_bytes: int = 0  # free on the GPU
     trial_bytes: int = 0  # what the largest trial took there, with what a process takes
+    paths_note: str | None = None  # what the address of the tree of epochs lacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train one run. Answers: `Prepared`, an `EpochResult` an epoch, then `Done`; or `Failed`."""
+    """Train one run. Answers: `Prepared`, an `EpochResult` an epoch, `Checkpoint`s, then `Done`; or `Failed`."""
 
     spec: Path
     values: dict[str, Any]
     run_id: str
     device: str
     is_demo: bool
-    paths: Path
+    paths: Path | str  # of the tree of epochs: a folder or an address
     budget_bytes: int
-    checkpoints: Path
+    checkpoints: Path | None  # a folder that the driver sees; None: they are sent to it at the end
     start: Path | None = None
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
@@ -93,6 +95,14 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint file of a run that came to its end where the driver does not see its folder."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """A run came to its end; everything it wrote is on the disk."""
 
@@ -114,4 +124,4 @@ class Failed:
 
 
 Request = Describe | Preflight | Train
-Answer = Description | PreflightReport | Prepared | Done | Failed
+Answer = Description | PreflightReport | Prepared | Checkpoint | Done | Failed

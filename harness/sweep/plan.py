@@ -41,7 +41,7 @@ class Options:
     ray: str | None = None  # the address of a cluster; None: this machine
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
-    paths: Path | None = None  # the tree of epochs, where it is not in the store
+    paths: Path | str | None = None  # the tree of epochs, where it is not in the store: a folder or an address
     study_storage: str | None = None  # the address of a database; None: the journal in the store
     registers: bool = False  # the best run, in MLflow's model registry
 
@@ -109,6 +109,7 @@ def make_plan(
             device=options.device,
             is_demo=options.is_demo,
             start=start,
+            paths=options.paths if isinstance(options.paths, str) else None,
         ),
     )
     plan = Plan(options=options, description=description, fixed=fixed, searched=searched, report=report)
@@ -155,6 +156,8 @@ def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
         f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
         f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
     )
+    if report.paths_note is not None:
+        screen.say(f"  note: {report.paths_note}")
     if report.device.startswith("cpu") and seconds > SLOW_SECONDS and not plan.options.is_demo:
         screen.say(
             "  There is no GPU here, and on this CPU that is long. "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import FAILED, HarnessError
+from harness.objects import check_address
 from harness.spec import Spec
 from harness.sweep.messages import Preflight, PreflightReport
 from harness.training.build import Built, DataCache, build, calling, recipe_of
@@ -25,8 +26,8 @@ CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightReport:
     """Trains, validates, saves and loads one batch, where the search space needs most memory, and times it."""
+    paths_note = None if request.paths is None else check_address(request.paths)
     device = choose_device(request.device)
-
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -59,6 +60,7 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         data=data.name,
         train_images=len(data.train),  # type: ignore[arg-type]
         corner=corner,
+        paths_note=paths_note,
         **_gpu_memory(device),
     )
 

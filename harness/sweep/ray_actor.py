@@ -3,11 +3,14 @@
 import os
 import threading
 from dataclasses import dataclass, replace
+from functools import cache
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.files import cache_folder
-from harness.sweep.messages import Failed, Train
+from harness.objects import Away, open_objects
+from harness.sweep.messages import Checkpoint, Failed, Train
 from harness.sweep.shipping import Shipment
 
 REACH = "reach.txt"
@@ -49,13 +52,14 @@ class RayActor:
         self._told.put(message)
 
     def listen(self) -> list[Any]:
-        """All that was said since the last call, in order; waits for something."""
+        """All that was said since the last call, in order, up to a checkpoint; waits for something."""
         said = [self._said.get()]
         try:
-            while True:
+            while not isinstance(said[-1], Checkpoint):  # large: one at a time
                 said.append(self._said.get_nowait())
         except Empty:
-            return said
+            pass
+        return said
 
     def _serve(self) -> None:
         from harness.sweep.worker import Worker
@@ -73,8 +77,25 @@ class RayActor:
 
 
 def unreachable(request: Train) -> Failed | None:
-    """A `Failed` where the driver's folder of epochs is another one than that of this node."""
+    """A `Failed` where this node cannot use the place of the epochs that the driver named."""
+    if isinstance(request.paths, str):
+        try:
+            _check(request.paths)
+        except Away:  # for now: training goes on without it
+            pass
+        except HarnessError as error:
+            return Failed(kind="place", message=f"there it cannot keep epochs. {error}")
+        return None
     mark = request.paths / REACH
     if request.reach is None or (mark.is_file() and mark.read_text() == request.reach):
         return None
-    return Failed(kind="place", message=f"it does not see the folder {request.paths} of the driver")
+    return Failed(
+        kind="place",
+        message=f"it does not see the folder {request.paths} of the driver. With --paths, name a folder that all nodes "
+        "share or an address such as s3://BUCKET/NAME, or put --store into such a folder.",
+    )
+
+
+@cache  # once a process, unless it fails
+def _check(address: str) -> None:
+    open_objects(address).check()

@@ -105,7 +105,7 @@ class RayWorkers:
 
     def send(self, worker: int, message: Any) -> None:
         """Sends a message; one to a dead worker is dropped, and its death is received."""
-        if isinstance(message, Train):
+        if isinstance(message, Train) and isinstance(message.paths, Path):
             message = replace(message, reach=self._mark(message.paths))
         if worker in self._workers:
             self._workers[worker].actor.tell.remote(message)
@@ -196,10 +196,7 @@ class RayWorkers:
         self._listen(number)
         for message in said:
             if isinstance(message, Failed) and message.kind == "place":
-                raise HarnessError(
-                    f"A worker started on node {started.place}, but {message.message}. Name a folder that all nodes "
-                    "share with --paths, or put --store there."
-                )
+                raise HarnessError(f"A worker started on node {started.place}, but {message.message}")
         return [(number, message) for message in said]
 
     def _mark(self, paths: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.machine import default_path_budget
+from harness.machine import DEFAULT_ADDRESS_BUDGET, default_path_budget
 from harness.sweep.driver import Task
 from harness.sweep.lock import is_held
 from harness.sweep.messages import Train
@@ -16,13 +16,20 @@ from harness.tracking.store import CONFIRM, CONFIRMS, DIRECTION, KIND, OBJECTIVE
 
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
-    budget = options.path_budget_bytes
     # Machines of a cluster may have other numbers of cores: all trials get the threads of the first one.
     threads = {"threads": plan.report.threads} if options.ray and plan.report.threads else {}
-    paths = store.paths if options.paths is None else options.paths.absolute()
-    paths.mkdir(parents=True, exist_ok=True)
     # Where the tree is elsewhere, workers may see that place alone: the driver fetches checkpoints from there.
-    own = log.folder / "checkpoints"
+    checkpoints: Path | None = log.folder / "checkpoints"
+    budget = DEFAULT_ADDRESS_BUDGET
+    paths = store.paths if options.paths is None else options.paths
+    if isinstance(paths, Path):
+        paths = paths.absolute()
+        paths.mkdir(parents=True, exist_ok=True)
+        budget = default_path_budget(paths)
+        if options.paths is not None:
+            checkpoints = paths / "checkpoints" / log.run_id
+    elif options.ray is not None:
+        checkpoints = None
     return Task(
         name=name,
         log=log,
@@ -35,8 +42,8 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
             device=options.device,
             is_demo=options.is_demo,
             paths=paths,
-            budget_bytes=default_path_budget(paths) if budget is None else budget,
-            checkpoints=own if options.paths is None else paths / "checkpoints" / log.run_id,
+            budget_bytes=budget if options.path_budget_bytes is None else options.path_budget_bytes,
+            checkpoints=checkpoints,
             expected_recipe=log.run.data.tags.get("harness.recipe"),
             awaits_verdict=plan.fixed["pruner"] is not None,
         ),

@@ -5,6 +5,8 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -13,14 +15,16 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError, UserCodeError
+from harness.files import scratch_folder
 from harness.machine import keep_memory
 from harness.models import summarize
 from harness.spec import Spec, load_spec
-from harness.sweep.messages import Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
+from harness.sweep.messages import Checkpoint, Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
 from harness.sweep.preflight import preflight
 from harness.training.build import DataCache, build
 from harness.training.checkpoint import versions
 from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic
+from harness.training.remote import node_folder
 from harness.training.run import Run
 
 Send = Callable[[Any], None]
@@ -58,6 +62,10 @@ class Worker:
                     spec = self._load(request.spec)
                     self._set_threads(spec, request.values)
                     send(preflight(request, spec, self._cache))
+                case Train(checkpoints=None):
+                    with scratch_folder(node_folder(str(request.paths))) as folder:
+                        send_all = partial(_send_with_files, folder, send)
+                        self._train(replace(request, checkpoints=folder), send_all, receive)
                 case Train():
                     self._train(request, send, receive)
         except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -76,6 +84,7 @@ class Worker:
         make_deterministic(choose_threads((spec.experiment.defaults() | values)["threads"]))
 
     def _train(self, request: Train, send: Send, receive: Receive) -> None:
+        assert request.checkpoints is not None
         spec = self._spec if self._spec is not None and self._spec.path == request.spec else self._load(request.spec)
         self._set_threads(spec, request.values)
         device = choose_device(request.device)
@@ -128,6 +137,14 @@ class Worker:
             send(Done(epochs=epochs, reused_epochs=reused, is_diverged=is_diverged, peak_memory_bytes=peak))
         finally:
             run.close()
+
+
+def _send_with_files(folder: Path, send: Send, message: Any) -> None:
+    """Sends a message, and before the last one of a run its checkpoints."""
+    if isinstance(message, Done):
+        for file in sorted(folder.glob("*.pth.tar")):
+            send(Checkpoint(name=file.name, content=file.read_bytes()))
+    send(message)
 
 
 def _failed(error: Exception, request: Request) -> Failed:

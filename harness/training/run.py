@@ -15,10 +15,11 @@ from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
 from harness.training.loop import evaluate, train_epoch
 from harness.training.recipe import IN_EVERY_RECIPE
+from harness.training.remote import open_tree
 from harness.training.results import EpochResult
 from harness.training.start import begin_from, read_start
 from harness.training.state import Knobs, capture, read_knobs, restore
-from harness.training.tree import Node, Tree, child_name
+from harness.training.tree import Node, child_name
 from harness.training.writer import Writer, write_checkpoint
 
 WAIT_SECONDS = 0.05
@@ -41,7 +42,7 @@ class Run:
         built: Built,
         *,
         run_id: str,
-        paths: Path,
+        paths: Path | str,
         budget_bytes: int,
         checkpoints: Path,
         start: Path | None = None,
@@ -51,12 +52,12 @@ class Run:
         self._is_demo = is_demo
         self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
         self.recipe = recipe_of(built, run_id=run_id)
-        self.tree = Tree(paths, self.recipe, budget_bytes=budget_bytes)
+        self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self._start = None if start is None else self._load_start(start)
         if start is not None and self._start is not None:
             self.tree.close()
             self.recipe = recipe_of(built, run_id=run_id, start=_digest(start))
-            self.tree = Tree(paths, self.recipe, budget_bytes=budget_bytes)
+            self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self.first_epoch = 0
         self._note: str | None = None
         self._steps: list[Step] = []
@@ -334,7 +335,7 @@ class Run:
 
     def _result(self, step: Step, knobs: Knobs, *, reused: bool, is_finite: bool) -> EpochResult:
         node, best = step.node, self._best
-        note, self._note = self._note, None
+        note, self._note = self._note or self.tree.news(), None
         return EpochResult(
             epoch=node.epoch,
             metrics=node.metrics,

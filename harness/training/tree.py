@@ -28,7 +28,7 @@ from harness.files import link_whole, write_whole
 from harness.training.recipe import Recipe, digest_of
 from harness.training.state import Knobs
 
-_STATES = (".state", ".rolling")
+SUFFIXES = (".state", ".rolling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +71,12 @@ class Tree:
         """The node of this name, if its epoch was trained and its record is intact."""
         path = self.folder / f"{name}.json"
         try:
-            record = json.loads(path.read_text())
-            checksum = record.pop("checksum")
-            if checksum == digest_of(record) and record["name"] == name:
-                return Node(**record)
+            node = read_node(path.read_bytes(), name)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        path.unlink(missing_ok=True)
-        return None
+        if node is None:
+            path.unlink(missing_ok=True)
+        return node
 
     def record(self, node: Node) -> None:
         """Keeps a trained epoch."""
@@ -115,18 +111,17 @@ class Tree:
                 os.utime(path)  # the budget drops the least recently used first
             except FileNotFoundError:  # another process dropped it
                 continue
-            if hashlib.sha256(content).hexdigest()[:16] != path.stem.partition("-")[2]:
-                path.unlink(missing_ok=True)
-                continue
-            loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            return loaded
+            state = read_state(content, path.name)
+            if state is not None:
+                return state
+            path.unlink(missing_ok=True)
         return None
 
     def add_state(self, name: str, content: bytes, checksum: str, *, kept: bool, source: Path | None = None) -> None:
         """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
         if len(content) > self.budget_bytes:
             return
-        path = self.states / f"{name}-{checksum}{'.state' if kept else '.rolling'}"
+        path = self.states / state_name(name, checksum, kept=kept)
         if source is not None:
             link_whole(source, path)
         else:
@@ -147,10 +142,14 @@ class Tree:
             if path.suffix == ".rolling":
                 path.unlink(missing_ok=True)
 
+    def news(self) -> str | None:
+        """What there is to say of the place where the tree is kept; told once."""
+        return None
+
     def _states(self, name: str) -> list[Path]:
         return sorted(
-            (path for path in self.states.glob(f"{name}-*") if path.suffix in _STATES),
-            key=lambda path: _STATES.index(path.suffix),
+            (path for path in self.states.glob(f"{name}-*") if path.suffix in SUFFIXES),
+            key=lambda path: SUFFIXES.index(path.suffix),
         )
 
     def _keep_budget(self) -> None:
@@ -163,10 +162,33 @@ class Tree:
             total -= stat.st_size
 
 
+def read_node(content: bytes, name: str) -> Node | None:
+    """The node of a record; None where it is damaged, or another one's."""
+    try:
+        record = json.loads(content)
+        checksum = record.pop("checksum")
+        return Node(**record) if checksum == digest_of(record) and record["name"] == name else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_state(content: bytes, file_name: str) -> dict[str, Any] | None:
+    """The state in a file of this name; None where it fails its checksum."""
+    if hashlib.sha256(content).hexdigest()[:16] != file_name.rpartition(".")[0].partition("-")[2]:
+        return None
+    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return loaded
+
+
+def state_name(name: str, checksum: str, *, kept: bool) -> str:
+    """The file name of the state after an epoch."""
+    return f"{name}-{checksum}{'.state' if kept else '.rolling'}"
+
+
 def state_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """The state files of all recipes under `paths/`, with their sizes and times of last use."""
     for path in folder.glob("*/states/*-*"):
-        if path.suffix in _STATES:
+        if path.suffix in SUFFIXES:
             try:
                 yield path, path.stat()
             except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,23 @@ def test_a_node_that_does_not_see_the_drivers_folder_says_so(tmp_path: Path) -> 
         checkpoints=tmp_path, reach="word",
     )  # fmt: skip
     missing = unreachable(request)
-    assert missing is not None and str(tmp_path) in missing.message
+    assert missing is not None and missing.message.startswith(f"it does not see the folder {tmp_path} of the driver. ")
     (tmp_path / REACH).write_text("another")
     assert unreachable(request) is not None
     (tmp_path / REACH).write_text("word")
     assert unreachable(request) is None
+
+
+def test_a_node_that_cannot_use_the_drivers_address_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Train(
+        spec=Path("small.py"), values={}, run_id="1", device="cpu", is_demo=False, paths="s3://bucket/unused",
+        budget_bytes=0, checkpoints=None,
+    )  # fmt: skip
+    import fsspec  # noqa: F401
+
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    missing = unreachable(request)
+    assert missing is not None and missing.kind == "place"
+    assert missing.message.endswith("needs a package that is not installed: pip install 'harness[s3]'")
+    assert unreachable(replace(request, paths=f"memory://{tmp_path}")) is None

@@ -1,0 +1,270 @@
+"""The path tree at an address, such as s3://bucket/paths, that all nodes share, with a cache on each node.
+
+The cache is a tree in a folder like any other. What it lacks is looked for at the address, where everything has the
+name that it has in the folder; what is added to it is put there as well. An epoch that is being trained has a lease
+there, `claims/<node>-<generation>`, an object that its holder writes again and again: a node that finds one waits, and
+takes the epoch over, under the next generation, once that object stays as it is.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.files import cache_folder, remove_abandoned, write_whole
+from harness.machine import default_path_budget
+from harness.objects import Away, Found, open_objects
+from harness.training.recipe import Recipe, digest_of
+from harness.training.tree import SUFFIXES, Node, Tree, read_node, read_state, state_name
+
+LOOK_SECONDS = 1.0  # between looks at the address for what another node trains
+BEAT_SECONDS = 10.0  # between signs of life of who holds a lease
+DEAD_SECONDS = 45.0  # without one, as long as a waiter has watched: the holder is gone
+OVERSHOOT = 10  # the states at the address are counted after each tenth of the budget that this run adds
+T = TypeVar("T")
+
+
+@cache
+def node_folder(address: str) -> Path:
+    """The folder of this node through which everything at an address passes: under `HARNESS_CACHE_DIR`, if set."""
+    cache = Path(os.environ.get("HARNESS_CACHE_DIR") or cache_folder())
+    folder = cache.absolute() / "paths" / digest_of(address)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)
+    return folder
+
+
+def open_tree(paths: Path | str, recipe: Recipe, *, run_id: str, budget_bytes: int) -> Tree:
+    """The tree in a folder, or at an address."""
+    if isinstance(paths, Path):
+        return Tree(paths, recipe, budget_bytes=budget_bytes)
+    return RemoteTree(paths, recipe, run_id=run_id, budget_bytes=budget_bytes)
+
+
+class RemoteTree(Tree):
+    """The nodes and states of one recipe at an address. An address that is away is a cache that misses, no error."""
+
+    def __init__(self, address: str, recipe: Recipe, *, run_id: str, budget_bytes: int) -> None:
+        folder = node_folder(address)
+        super().__init__(folder, recipe, budget_bytes=min(budget_bytes, default_path_budget(folder)))
+        self._objects = open_objects(address)
+        self._address_budget = budget_bytes
+        self._added = budget_bytes  # bytes, since the states at the address were counted: not yet
+        claims = os.fstat(self._claims)
+        # Who holds a lease: a process on this node that does would hold the node's own claim too.
+        self._holder = {"run": run_id, "node": f"{socket.gethostname()} {claims.st_dev} {claims.st_ino}"}
+        self._leases: dict[str, str] = {}  # names of objects, by node
+        self._generations: dict[str, int] = {}
+        self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: as they were, and since when
+        self._looked: dict[str, float] = {}  # for an epoch, when last
+        self._denied: dict[str, float] = {}
+        self._beating = threading.Lock()
+        self._closing = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Gives back every claim, here and at the address."""
+        self._closing.set()
+        self._objects.in_turn()
+        for name in list(self._leases):
+            self._ask(self._give_back, name)
+        if self._heart is not None:
+            self._heart.join()
+        super().close()
+
+    def find(self, name: str) -> Node | None:
+        """The node of this name, if its epoch was trained on any node and its record is intact."""
+        found = super().find(name)
+        if found is not None or time.monotonic() < self._looked.get(name, 0.0) + LOOK_SECONDS:
+            return found
+        self._looked[name] = time.monotonic()
+        record = f"{self.root}/{name}.json"
+        content = self._ask(self._objects.read, record)
+        if content is None:
+            return None
+        node = read_node(content, name)
+        if node is None:
+            self._ask(self._objects.remove, record)
+        else:
+            write_whole(self.folder / f"{name}.json", content)
+        return node
+
+    def record(self, node: Node) -> None:
+        """Keeps a trained epoch."""
+        super().record(node)
+        if node.parent == self.root:
+            self._in_turn(lambda: self._put("recipe.json"))
+        self._in_turn(lambda: self._put(f"{node.name}.json"))
+
+    def claim(self, name: str) -> bool:
+        """Claims the training of an epoch; False while another process, on whatever node, trains it.
+
+        While the address is away the claim is this node's alone: others may train the epoch too, to the same bits.
+        """
+        if time.monotonic() < self._denied.get(name, 0.0) + LOOK_SECONDS or not super().claim(name):
+            return False
+        try:
+            is_ours = self._lease(name)
+        except Away:
+            is_ours = True
+        if is_ours:
+            self._looked.pop(name, None)  # the look that follows counts
+        else:
+            self._denied[name] = time.monotonic()
+            super().release(name)
+        return is_ours
+
+    def release(self, name: str) -> None:
+        """Gives a claim back, after all that was to be written before."""
+        super().release(name)
+        self._in_turn(lambda: self._give_back(name))
+
+    def load_state(self, name: str) -> dict[str, Any] | None:
+        """The state after an epoch, or None. One that fails its checksum is removed."""
+        state = super().load_state(name)
+        if state is not None:
+            return state
+        for found in self._ask(self._find_states, name) or ():
+            content = self._ask(self._objects.read, found.name)
+            if content is None:
+                continue
+            file = self.states / found.name.rpartition("/")[2]
+            state = read_state(content, file.name)
+            if state is not None:
+                write_whole(file, content)
+                self._keep_budget()
+                return state
+            self._ask(self._objects.remove, found.name)
+        return None
+
+    def add_state(self, name: str, content: bytes, checksum: str, *, kept: bool, source: Path | None = None) -> None:
+        """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
+        super().add_state(name, content, checksum, kept=kept, source=source)
+        if len(content) <= self._address_budget:
+            self._in_turn(lambda: self._put_state(state_name(name, checksum, kept=kept)))
+
+    def keep_state(self, name: str) -> None:
+        """Turns a rolling state into one that stays."""
+        super().keep_state(name)
+        self._in_turn(lambda: self._keep(name))
+
+    def drop_rolling(self, name: str) -> None:
+        """Removes a rolling state that a later one of its run replaced."""
+        super().drop_rolling(name)
+        self._in_turn(lambda: self._drop(name))
+
+    def news(self) -> str | None:
+        """That the address went away, or answers again."""
+        return self._objects.news()
+
+    def _ask(self, question: Callable[..., T], *arguments: Any) -> T | None:
+        """The address's answer; None while it is away."""
+        try:
+            return question(*arguments)
+        except Away:
+            return None
+
+    def _in_turn(self, job: Callable[[], object]) -> None:
+        self._objects.in_turn(job)
+
+    def _put(self, name: str) -> bool:
+        """Puts a file of the cache at the address, under the same name; False where it is gone from the cache."""
+        try:
+            content = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return False
+        self._objects.write(f"{self.root}/{name}", content)
+        self._added += len(content)
+        return True
+
+    def _put_state(self, file_name: str) -> None:
+        if self._put(f"states/{file_name}") and self._added * OVERSHOOT >= self._address_budget:
+            self._keep_address_budget()
+
+    def _keep(self, name: str) -> None:
+        found = self._find_states(name)
+        for state in found:
+            stem, _, suffix = state.name.rpartition(".")
+            if suffix == "rolling":
+                self._objects.move(state.name, f"{stem}.state")
+        if not found:  # what was to be put there became one that stays before it was
+            for path in self._states(name):
+                self._put_state(path.name)
+
+    def _drop(self, name: str) -> None:
+        for state in self._find_states(name):
+            if state.name.endswith(".rolling"):
+                self._objects.remove(state.name)
+
+    def _find_states(self, name: str) -> list[Found]:
+        found = self._objects.find(f"{self.root}/states", f"{name}-")
+        return sorted(found, key=lambda state: SUFFIXES.index(Path(state.name).suffix))
+
+    def _keep_address_budget(self) -> None:
+        """Removes the states that were written first; a store does not tell when one was used last."""
+        states = [found for found in self._objects.find("") if Path(found.name).parent.name == "states"]
+        total = sum(found.size for found in states)
+        for found in states[:-1]:
+            if total <= self._address_budget:
+                break
+            self._objects.remove(found.name)
+            total -= found.size
+        self._added = 0
+
+    def _lease(self, name: str) -> bool:
+        """Takes the lease of an epoch, unless someone who lives has it."""
+        while True:
+            generation = self._generations.get(name, 0)
+            lease = f"claims/{name}-{generation}"
+            if self._objects.create(lease, self._sign()):
+                if generation and self._objects.read(f"claims/{name}-{generation - 1}") is None:
+                    self._objects.remove(lease)  # given back meanwhile, with all before it: others begin at 0 again
+                    del self._generations[name]
+                    return False
+                with self._beating:
+                    self._leases[name] = lease
+                if self._heart is None:
+                    self._heart = threading.Thread(target=self._beat, name="leases", daemon=True)
+                    self._heart.start()
+                return True
+            content = self._objects.read(lease)
+            if content is None:  # given back this moment
+                return False
+            if not self._is_left(content):
+                before, since = self._watched.get(lease, (None, 0.0))
+                if content != before:
+                    self._watched[lease] = content, time.monotonic()
+                    return False
+                if time.monotonic() < since + DEAD_SECONDS:
+                    return False
+            self._generations[name] = generation + 1
+
+    def _sign(self) -> bytes:
+        return json.dumps(self._holder | {"beat": uuid.uuid4().hex}).encode()
+
+    def _is_left(self, content: bytes) -> bool:
+        """Whether a lease is that of a process that is gone: of this run, or of this node, where we hold the claim."""
+        try:
+            holder = json.loads(content)
+            return any(holder[name] == mine for name, mine in self._holder.items())
+        except (ValueError, KeyError, TypeError):
+            return True
+
+    def _beat(self) -> None:
+        while not self._closing.wait(BEAT_SECONDS):
+            with self._beating:
+                for lease in self._leases.values():
+                    self._ask(self._objects.write, lease, self._sign())
+
+    def _give_back(self, name: str) -> None:
+        with self._beating:  # no sign of life after the end
+            lease = self._leases.pop(name, None)
+        if lease is not None:
+            for generation in range(self._generations.pop(name, 0) + 1):
+                self._objects.remove(f"claims/{name}-{generation}")
