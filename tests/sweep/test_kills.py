@@ -14,14 +14,17 @@ KILLS = 20
 
 
 def run_killed(zygote: Any, folder: Path, arguments: list[object], kills: int, longest: float) -> int:
-    """Runs a command to its end through so many SIGKILLs at random moments; how many met it at work."""
+    """Runs a command to its end through so many SIGKILLs at random moments; how many met it at work.
+
+    It is slow until the last one, so that it has not ended before.
+    """
     chosen = random.Random(7)
     met = 0
     for _ in range(kills):
-        started = zygote.start(*arguments, cwd=folder)
+        started = zygote.start(*arguments, cwd=folder, HARNESS_PACE="4")
         time.sleep(chosen.uniform(0, longest))
         met += started.kill().code == -9
-    done = zygote.start(*arguments, cwd=folder).wait()
+    done = zygote.start(*arguments, cwd=folder, HARNESS_PACE="0").wait()
     assert done.code == 0, done
     return met
 
@@ -32,7 +35,7 @@ def test_a_sweep_killed_twenty_times_ends_as_an_uninterrupted_one(
 ) -> None:
     slow(spec, 0.1)
     sweep: list[object] = ["sweep", spec, "--jobs", 1, "--trials", 14, "--store"]
-    harness(*sweep, "whole")
+    harness(*sweep, "whole", HARNESS_PACE="0")
     met = run_killed(zygote, tmp_path, [*sweep, "killed"], KILLS, longest=3.0)
     assert met == KILLS
 
@@ -50,7 +53,7 @@ def test_a_training_run_killed_again_and_again_ends_as_an_uninterrupted_one(
 ) -> None:
     slow(spec, 0.1)
     train: list[object] = ["train", spec, "--epochs", 40, "--store"]
-    harness(*train, "whole")
+    harness(*train, "whole", HARNESS_PACE="0")
     met = run_killed(zygote, tmp_path, [*train, "killed"], 8, longest=2.5)
     assert met == 8
 
