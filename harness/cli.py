@@ -165,7 +165,8 @@ def main() -> None:
         code = FAILED
     except Exception as error:
         code = _show_usage_error(error)
-    gc.freeze()  # else the end of the process looks through all that it imported once more
+    if "triton" not in sys.modules:  # which would take what is kept for leaks, and say so
+        gc.freeze()  # else the end of the process looks through all that it imported once more
     sys.exit(code or 0)
 
 
