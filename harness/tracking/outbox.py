@@ -56,6 +56,8 @@ class Outbox:
         count = 0
         with open(self._folder / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another command on this store delivers as well
+            if not self._answers():
+                return
             for path in self._letters():
                 try:
                     deliver(self._client, json.loads(path.read_text()))
@@ -70,7 +72,7 @@ class Outbox:
                     path.unlink()
                     count += 1
         self._is_away = False
-        self._say(f"the tracking server is back: {count} messages delivered")
+        self._say("the tracking server is back" + (f": {count} messages delivered" if count else ""))
 
     def flush(self) -> None:
         """Waits for the server where something is undelivered; what it does not take in time stays on disk."""
@@ -99,6 +101,16 @@ class Outbox:
                 self.check_stop()
                 time.sleep(0.1)
             self.retry(now=True)
+
+    def _answers(self) -> bool:
+        """Whether the server is there: nothing may wait for it but a question."""
+        try:
+            self._client.search_experiments(max_results=1)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return False
+        return True
 
     def _leave(self, error: Exception) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ def read_store(store: Path | str, experiment: str = "small") -> dict[str, Any]:
         for name, listed in points.items():
             steps = [step for step, _ in listed]
             assert len(steps) == len(set(steps)), f"{run.info.run_name}: {name} was logged twice in {sorted(steps)}"
+        assert "harness.reused_from" in run.data.tags, f"{run.info.run_name} did not come to its end: {run.data.tags}"
         reused_from = run.data.tags["harness.reused_from"].split(", ")
         read[run.info.run_name] = {
             "status": run.info.status,

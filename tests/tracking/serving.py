@@ -79,8 +79,10 @@ class Server:
                 time.sleep(0.2)
 
     def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kills it; one that was stopped before stays so."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 class Gate:

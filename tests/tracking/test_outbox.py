@@ -106,6 +106,7 @@ def test_a_run_whose_making_was_not_acknowledged_is_made_once(gate: Gate, tmp_pa
     store.outbox.check_stop = mend
     store.create_run(experiment, "second", params={}, tags={})
     assert "training goes on" in said[0]
+    assert said[1:] == ["the tracking server is back"], "each is said once, and only when it is so"
     assert len(store.find_runs(experiment, "attributes.run_name = 'second'")) == 1
 
 
