@@ -179,6 +179,8 @@ class Driver:
                 self._release(worker)
                 self._finish(task, message)
                 return True
+            case Failed(kind="edited"):
+                raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
                 self._release(worker, replace=message.kind == "memory")
                 if message.kind == "memory" and task.had_company:

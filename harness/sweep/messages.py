@@ -63,6 +63,7 @@ class Train:
     checkpoints: Path | None  # a folder that the driver sees; None: they are sent to it at the end
     start: Path | None = None
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
+    code: dict[str, str] | None = None  # digests of the spec's parts when the command began: no other is trained
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
     reach: str | None = None  # what a worker on another machine finds in `paths`, if it sees the driver's
 
@@ -114,7 +115,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A request failed. `kind` is `spec`, `user`, `memory`, `recipe`, `place` or `bug`."""
+    """A request failed. `kind` is `spec`, `edited`, `user`, `memory`, `recipe`, `place`, `lost` or `bug`."""
 
     kind: str
     message: str

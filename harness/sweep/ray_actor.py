@@ -2,16 +2,21 @@
 
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.files import cache_folder
 from harness.objects import Away, open_objects
 from harness.sweep.messages import Checkpoint, Failed, Train
 from harness.sweep.shipping import Shipment
+
+if TYPE_CHECKING:
+    from harness.sweep.worker import Worker
 
 REACH = "reach.txt"
 
@@ -35,10 +40,7 @@ class RayActor:
 
         self._told: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Any] = SimpleQueue()
-        self._spec = shipment.settle()
-        if self._spec == shipment.shipped_spec and "HARNESS_DATA_DIR" not in os.environ:
-            os.environ["HARNESS_DATA_DIR"] = str(cache_folder() / "data")  # what is downloaded here
-        threading.Thread(target=self._serve, daemon=True).start()
+        threading.Thread(target=self._serve, args=(shipment,), daemon=True).start()
 
     def place(self) -> Place:
         """Where this is; an answer says that the worker is ready."""
@@ -61,19 +63,36 @@ class RayActor:
             pass
         return said
 
-    def _serve(self) -> None:
+    def _serve(self, shipment: Shipment) -> None:
         from harness.sweep.worker import Worker
 
         worker = Worker()
+        spec: Path | None = None
         try:
             while True:
-                request = replace(self._told.get(), spec=self._spec)  # where it is on this node
+                request = self._told.get()
+                if spec is None:  # not before: a worker may wait long for its first trial
+                    spec = settle(shipment, worker)
+                request = replace(request, spec=spec)
                 if isinstance(request, Train) and (missing := unreachable(request)):
                     self._said.put(missing)
                 else:
                     worker.serve(request, self._said.put, self._told.get)
         except BaseException:  # such as sys.exit() in a spec: a process of its own would end as well
             os._exit(1)
+
+
+def settle(shipment: Shipment, worker: "Worker") -> Path:
+    """The path by which a worker has loaded the spec on this node; data is kept with this user if it travelled."""
+
+    def load(path: Path) -> None:
+        with suppress(HarnessError):  # said to the driver, when the worker serves
+            worker.load(path)
+
+    if shipment.settle(load):
+        return shipment.spec
+    os.environ.setdefault("HARNESS_DATA_DIR", str(cache_folder() / "data"))
+    return shipment.shipped_spec
 
 
 def unreachable(request: Train) -> Failed | None:

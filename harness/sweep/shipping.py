@@ -4,7 +4,8 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,19 +24,28 @@ class Shipment:
     shipped_spec: Path  # in the folder that travels
     digests: dict[Path, str | None]  # of each file, by its place on the driver's machine
 
-    def settle(self) -> Path:
-        """Where the spec is on this machine, made the present folder's neighbour; the path to load it by.
+    def settle(self, load: Callable[[Path], None]) -> bool:
+        """Loads the spec on this machine; whether it was used where it stands.
 
         Where the very same files stand at the very same places (the driver's machine, a shared home), they
         are used there, and so are relative paths to data; elsewhere those that travelled, in the folder that
-        this process was started in.
+        this process was started in. What is edited or moved while it is loaded counts as elsewhere.
         """
-        if all(_digest_of(path) == digest for path, digest in self.digests.items()):
-            os.chdir(self.working_folder)
-            sys.path[:] = [str(self.working_folder), *(place for place in sys.path if not _holds(place, self))]
-            return self.spec
-        sys.path.insert(0, str(Path.cwd().resolve()))
-        return self.shipped_spec
+        travelled, places = Path.cwd().resolve(), list(sys.path)
+        if self._stands():
+            with suppress(FileNotFoundError):
+                os.chdir(self.working_folder)
+                sys.path[:] = [str(self.working_folder), *(place for place in places if not _holds(place, self))]
+                load(self.spec)
+                if self._stands():
+                    return True
+        os.chdir(travelled)
+        sys.path[:] = [str(travelled), *places]
+        load(self.shipped_spec)
+        return False
+
+    def _stands(self) -> bool:
+        return all(_digest_of(path) == digest for path, digest in self.digests.items())
 
 
 def pack_spec(spec: Path, folder: Path) -> Shipment:

@@ -45,6 +45,7 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
             budget_bytes=budget if options.path_budget_bytes is None else options.path_budget_bytes,
             checkpoints=checkpoints,
             expected_recipe=log.run.data.tags.get("harness.recipe"),
+            code=plan.report.code,
             awaits_verdict=plan.fixed["pruner"] is not None,
         ),
     )

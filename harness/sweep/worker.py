@@ -24,6 +24,7 @@ from harness.sweep.preflight import preflight
 from harness.training.build import DataCache, build
 from harness.training.checkpoint import versions
 from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic
+from harness.training.recipe import code_digests
 from harness.training.remote import node_folder
 from harness.training.run import Run
 
@@ -57,9 +58,9 @@ class Worker:
         try:
             match request:
                 case Describe():
-                    send(self._load(request.spec).describe())
+                    send(self.load(request.spec).describe())
                 case Preflight():
-                    spec = self._load(request.spec)
+                    spec = self.load(request.spec)
                     self._set_threads(spec, request.values)
                     send(preflight(request, spec, self._cache))
                 case Train(checkpoints=None):
@@ -76,16 +77,34 @@ class Worker:
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
 
-    def _load(self, path: Path) -> Spec:
+    def load(self, path: Path) -> Spec:
+        """Loads a spec, and keeps it for the runs to come."""
         self._spec = load_spec(path)
         return self._spec
+
+    def _load_late(self, request: Train) -> Spec | None:
+        """The spec in a worker that has none yet; None where it is not what it was when the command began."""
+        try:
+            spec = self.load(request.spec)
+        except HarnessError:
+            if request.code is None:
+                raise
+            return None
+        return spec if request.code in (None, code_digests(spec, scheduler=True)) else None
 
     def _set_threads(self, spec: Spec, values: dict[str, Any]) -> None:
         make_deterministic(choose_threads((spec.experiment.defaults() | values)["threads"]))
 
     def _train(self, request: Train, send: Send, receive: Receive) -> None:
         assert request.checkpoints is not None
-        spec = self._spec if self._spec is not None and self._spec.path == request.spec else self._load(request.spec)
+        spec = self._spec if self._spec is not None and self._spec.path == request.spec else self._load_late(request)
+        if spec is None:
+            message = (
+                f"{request.spec} was edited while it was running. Everything trained so far is kept; the same command "
+                "goes on with the file as it is now."
+            )
+            send(Failed(kind="edited", message=message))
+            return
         self._set_threads(spec, request.values)
         device = choose_device(request.device)
         built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo)

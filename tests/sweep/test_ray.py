@@ -109,11 +109,20 @@ def local(zygote: Any, project: Path) -> Path:
 
 def wait_for_nodes(started: Any, count: int) -> set[str]:
     """Waits until so many nodes have trials; the nodes."""
+
+    def nodes() -> set[str]:
+        return set(re.findall(r"trial-\d+ is on \S+ \((\w+)\)", started.out.read_text()))
+
+    wait_until(lambda: len(nodes()) >= count, started)
+    return nodes()
+
+
+def wait_until(holds: Callable[[], bool], started: Any) -> None:
+    """Waits for something that a command does."""
     ends = time.monotonic() + PATIENCE_SECONDS
-    while len(nodes := set(re.findall(r"trial-\d+ is on \S+ \((\w+)\)", started.out.read_text()))) < count:
+    while not holds():
         assert time.monotonic() < ends, started.out.read_text() + started.err.read_text()
         time.sleep(0.05)
-    return nodes
 
 
 def assert_equal(uri: str, local: Path) -> None:
@@ -179,15 +188,15 @@ def test_the_same_with_its_driver_killed_goes_on_by_the_same_command(
     started = zygote.start(*sweep, cwd=project, **servers)
     cluster.kill_one_of(wait_for_nodes(started, 2))
     server.stop()
-    started.wait_for("training goes on")
+    letters = store / "outbox" / "letters"
+    wait_until(lambda: any(letters.glob("*.json")), started)
     assert started.kill().code == -9
-    assert list((store / "outbox" / "letters").glob("*.json")), "nothing waits for the server"
     cluster.add()
     server.start()
     done = zygote.start(*sweep, cwd=project, **servers).wait()
     assert done.code == 0, done
     assert "was interrupted and goes on" in done.out
-    assert not list((store / "outbox" / "letters").glob("*.json"))
+    assert not any(letters.glob("*.json"))
     assert_equal(server.uri, local)
     assert_all_told(servers["HARNESS_STUDY_STORAGE"])
 

@@ -1,7 +1,8 @@
 """A spec that travels: used where it stands on machines that have it, and as it was sent on those that have not."""
 
-import shutil
+import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from small import SPEC
 
 from harness.errors import HarnessError
-from harness.spec import load_spec
-from harness.sweep.messages import Train
-from harness.sweep.ray_actor import REACH, unreachable
+from harness.spec import Spec, load_spec
+from harness.sweep.messages import Describe, Train
+from harness.sweep.ray_actor import REACH, RayActor, unreachable
 from harness.sweep.shipping import Shipment, pack_spec
 
 
@@ -50,24 +51,57 @@ def test_where_the_files_stand_they_are_used(project: Path, monkeypatch: pytest.
     shipment, folder = pack(project)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    assert shipment.settle() == Path("experiments/small.py")
+    loaded: list[Path] = []
+    assert shipment.settle(loaded.append) and loaded == [Path("experiments/small.py")]
     assert Path.cwd() == project and str(folder) not in sys.path
 
 
 @pytest.mark.parametrize("change", ["gone", "edited"])
+@pytest.mark.parametrize("when", ["before", "while it is loaded"])
 def test_elsewhere_those_that_were_sent_are_the_same_spec(
-    change: str, project: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, change: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = load_spec("experiments/small.py")
     shipment, folder = pack(project)
-    if change == "gone":
-        shutil.move(project, project.parent / "moved")
-    else:
-        (project / "experiments" / "beside.py").write_text("WIDTH = 17\n")
     monkeypatch.chdir(folder)
-    path = shipment.settle()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    loaded: list[Spec] = []
+
+    def alter() -> None:
+        if change == "gone":
+            project.rename(project.parent / "moved")
+        else:
+            (project / "experiments" / "beside.py").write_text("WIDTH = 17\n")
+
+    def load(path: Path) -> None:
+        if project.is_dir() and when != "before":
+            alter()
+        with suppress(HarnessError):  # as a worker does: it says so later
+            loaded.append(load_spec(path))
+
+    if when == "before":
+        alter()
+    assert not shipment.settle(load)
     assert Path.cwd() == folder
-    assert load_spec(path).sources == here.sources, "the same recipe"
+    assert loaded[-1].sources == here.sources, "the same recipe"
+
+
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_what_is_edited_while_a_worker_waits_for_a_trial_does_not_reach_it(
+    is_edited: bool, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load_spec("experiments/small.py").describe()
+    shipment, folder = pack(project)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HARNESS_DATA_DIR", "")  # undone afterwards
+    monkeypatch.delenv("HARNESS_DATA_DIR")
+    worker = RayActor(shipment)  # without Ray, it is a plain object
+    if is_edited:
+        (project / "experiments" / "small.py").write_text("raise RuntimeError\n")
+    worker.tell(Describe(spec=Path("small.py")))
+    assert worker.listen() == [here]
+    assert ("HARNESS_DATA_DIR" in os.environ) == is_edited, "where the spec stands, data is found where it always is"
 
 
 def test_a_spec_outside_the_working_folder_travels_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

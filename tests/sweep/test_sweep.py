@@ -195,6 +195,49 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
     assert {trial["state"] for trial in read_study(tmp_path / "deadly")} == {"FAIL"}
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_spec_that_is_edited_meanwhile_never_mixes_with_what_it_was(
+    broken: bool, harness: Harness, spec: Path, tmp_path: Path
+) -> None:
+    text = (
+        "import no_such_module"
+        if broken
+        else spec.read_text().replace("nn.Linear(6, 16)", "nn.Linear(6, 16, bias=False)")
+    )
+    (tmp_path / "edited").write_text(text)
+    edit(
+        spec,
+        "    def model(self):",
+        """    def loss(self):
+        import os
+        from pathlib import Path
+
+        compute = nn.CrossEntropyLoss()
+        steps = iter(range(10**9))
+
+        def loss(outputs, targets):
+            if next(steps) == 40 and Path("edited").exists():
+                Path("edited").rename(Path("small.py"))  # an editor does
+                os.kill(os.getpid(), 9)  # and another worker takes this one's place
+            return compute(outputs, targets)
+
+        return loss
+
+    def model(self):""",
+    )
+    first = spec.read_text()
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 3, code=1)
+    assert done.err.strip().splitlines()[-1] == (
+        f"harness: {spec} was edited while it was running. Everything trained so far is kept; the same command goes on "
+        "with the file as it is now."
+    )
+    assert {trial["state"] for trial in read_study(tmp_path / "mlruns")} == {"RUNNING"}
+    spec.write_text(first)
+    harness("sweep", spec, "--jobs", 1, "--trials", 3)
+    harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "whole")
+    assert read_store(tmp_path / "mlruns") == read_store(tmp_path / "whole")
+
+
 def test_out_of_memory_fails_one_trial_and_names_the_batch_size(harness: Harness, spec: Path, tmp_path: Path) -> None:
     edit(
         spec,
