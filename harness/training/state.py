@@ -19,11 +19,17 @@ def restore(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) ->
     """Puts a captured state back.
 
     The optimizer keeps its present learning rate and other options: they are the scheduler's to choose.
-    Its tensors are cloned, because `load_state_dict` keeps those that it is given and then updates them.
+    Its tensors are cloned, because `load_state_dict` keeps those that it is given and then updates them, and
+    laid out in memory as their parameters are: a fused update on a CPU goes through both in the order of memory,
+    and another loop's momentum (contiguous, where a convolution's weight is channels_last) would be scrambled.
     """
     model.load_state_dict(state["state_dict"])
     tensors = _copy(state["optimizer"]["state"])
     optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def read_knobs(optimizer: Optimizer) -> Knobs:

@@ -1,6 +1,9 @@
 """States are copies, whole, and comparable bit for bit."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import nn, optim
 
@@ -41,6 +44,34 @@ def test_a_restored_state_trains_on_as_the_first_time_however_often() -> None:
         step(model, optimizer)
         assert same_bits(capture(model, optimizer), wanted)
         assert same_bits(state, twin), "the optimizer works on clones"
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_state_of_another_layout_in_memory_trains_on_to_the_same_values(kind: type[Any], fused: bool) -> None:
+    def convolution(layout: torch.memory_format) -> tuple[nn.Module, optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+        more = {"momentum": 0.9} if kind is optim.SGD else {}
+        return model, kind(model.parameters(), lr=0.1, fused=fused, **more)
+
+    def step(model: nn.Module, optimizer: optim.Optimizer, layout: torch.memory_format) -> None:
+        for parameter in model.parameters():  # in the layout of the parameter, as backward() gives it
+            gradient = torch.arange(parameter.numel(), dtype=torch.float32).reshape(parameter.shape).sin()
+            parameter.grad = gradient.contiguous(memory_format=layout) if gradient.dim() == 4 else gradient
+        optimizer.step()
+
+    loop = convolution(torch.contiguous_format)
+    for _ in range(2):
+        step(*loop, torch.contiguous_format)
+    ours = convolution(torch.channels_last)
+    restore(*ours, capture(*loop))
+    step(*loop, torch.contiguous_format)
+    step(*ours, torch.channels_last)
+    assert not ours[0].weight.is_contiguous()  # type: ignore[operator]
+    after, wanted = capture(*ours), capture(*loop)  # the last bits depend on where a value stands among others
+    torch.testing.assert_close(after["state_dict"], wanted["state_dict"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(after["optimizer"]["state"], wanted["optimizer"]["state"], rtol=1e-6, atol=1e-6)
 
 
 def test_the_learning_rate_is_the_schedulers_to_choose() -> None:
