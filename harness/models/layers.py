@@ -29,13 +29,19 @@ def check_dropout(function: str, dropout: float) -> None:
         raise HarnessError(f"{function}: dropout must be at least 0 and below 1, not {dropout!r}.")
 
 
-def build_convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """A convolution that keeps the size, batch norm, ReLU. (N, inputs, H, W) -> (N, outputs, H, W)"""
+def build_convolution(inputs: int, outputs: int, kernel: int, pool: nn.MaxPool2d | None = None) -> nn.Sequential:
+    """A convolution that keeps the size, batch norm, ReLU, a pool if any. (N, inputs, H, W) -> (N, outputs, H, W)
+
+    The pool stands before the ReLU: of 2x2 pixels both orders have the same maximum and the same gradient, bit for
+    bit, and this one leaves the ReLU a quarter of the work.
+    """
     layers = OrderedDict[str, nn.Module](
         conv=nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),  # batch norm has the bias
         norm=nn.BatchNorm2d(outputs),
-        relu=nn.ReLU(inplace=True),
     )
+    if pool is not None:
+        layers["pool"] = pool
+    layers["relu"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)
 
 

@@ -66,7 +66,7 @@ def _build_vgg(name: str, classes: int, channels: int, width: int, dropout: floa
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for block, (convolutions, factor) in enumerate(zip(CONFIGURATIONS[name], WIDTHS, strict=True), start=1):
         for number in range(1, convolutions + 1):
-            layers[f"block{block}_{number}"] = build_convolution(channels, factor * width, kernel=3)
+            pool = nn.MaxPool2d(2, ceil_mode=True) if number == convolutions else None
+            layers[f"block{block}_{number}"] = build_convolution(channels, factor * width, kernel=3, pool=pool)
             channels = factor * width
-        layers[f"pool{block}"] = nn.MaxPool2d(2, ceil_mode=True)
     return initialize(nn.Sequential(layers | build_head(channels, classes, dropout)))

@@ -65,8 +65,28 @@ def test_images_that_are_not_square_work():
 @pytest.mark.parametrize(("size", "last"), [(16, 1), (28, 1), (32, 1), (64, 2), (96, 3)])
 def test_five_pools_halve_an_image_as_long_as_there_is_something_to_halve(size, last):
     model = vgg11(width=4)
-    features = model[: list(model).index(model.pool5) + 1]
+    features = model[: list(model).index(model.block5_2) + 1]
     assert features(torch.randn(2, 3, size, size)).shape[-2:] == (last, last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pooling_before_the_relu_gives_the_bits_of_the_textbooks_order(layout):
+    def trained(is_textbook):
+        torch.manual_seed(0)
+        model = vgg11(width=4).to(memory_format=layout)
+        if is_textbook:
+            for block in [block for block in model if hasattr(block, "pool")]:
+                block.pool, block.relu = block.relu, block.pool
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(5):
+            optimizer.zero_grad()
+            inputs = torch.randn(16, 3, 28, 28).contiguous(memory_format=layout)
+            nn.functional.cross_entropy(model(inputs), torch.arange(16) % 10).backward()
+            optimizer.step()
+        return model.state_dict()
+
+    ours, textbook = trained(False), trained(True)
+    assert all(torch.equal(ours[name], textbook[name]) for name in ours)
 
 
 @pytest.mark.parametrize("size", [28, 32])
