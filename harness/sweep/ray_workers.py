@@ -239,6 +239,8 @@ def _connect(address: str, folder: Path) -> None:
         "excludes": ["__pycache__"],
     }
     here = {"num_cpus": count_cores(), "include_dashboard": False} if address == "local" else {}
+    # Where a node goes, Ray prints some fifty lines of its own log into ours, and no public option stops it.
+    ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
