@@ -43,6 +43,23 @@ def names(records: list[RunRecord]) -> list[str]:
     return [record.name for record in records]
 
 
+def test_runs_are_read_after_a_kill_amid_a_write(store: Store, tmp_path: Path) -> None:
+    killed = Store(shutil.copytree(store.folder, tmp_path / "mlruns"))
+    code = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")  # what is not committed reaches the file
+database.execute("BEGIN")
+database.execute("UPDATE runs SET name = name || '-half', user_id = hex(randomblob(100))")
+database.execute("UPDATE metrics SET value = value + 1")
+database.execute("UPDATE tags SET value = value || hex(randomblob(1000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(killed.database)], check=False)
+    assert killed.database.with_name("mlflow.db-journal").exists()
+    assert [record.name for record in list_runs(killed, "up")] == [record.name for record in list_runs(store, "up")]
+
+
 def test_the_best_run_is_the_largest_where_the_objective_is_maximised(store: Store) -> None:
     best = find_best(store, "up")
     assert (best.info.run_name, best.data.metrics["objective"]) == ("trial-0001", 0.9), "the first of two equal ones"
