@@ -35,9 +35,10 @@ def find_gpus() -> list[str]:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         kinds = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+        names = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]  # NVML and CUDA count in other orders
     except pynvml.NVMLError:  # no driver: no GPU
         return []
-    return [str(number) for number, kind in enumerate(kinds) if kind == kinds[0]]
+    return [name for name, kind in zip(names, kinds, strict=True) if kind == kinds[0]]
 
 
 @contextmanager

@@ -23,7 +23,13 @@ from harness.sweep.messages import Checkpoint, Describe, Done, Failed, Preflight
 from harness.sweep.preflight import preflight
 from harness.training.build import DataCache, build
 from harness.training.checkpoint import versions
-from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic
+from harness.training.device import (
+    choose_device,
+    choose_threads,
+    describe_device,
+    is_out_of_memory,
+    make_deterministic,
+)
 from harness.training.recipe import code_digests
 from harness.training.remote import node_folder
 from harness.training.run import Run
@@ -171,7 +177,7 @@ def _failed(error: Exception, request: Request) -> Failed:
         return Failed(kind="user", message=str(error), trace=error.trace, exit_code=error.exit_code)
     if isinstance(error, HarnessError):
         return Failed(kind="spec", message=str(error), exit_code=error.exit_code)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if is_out_of_memory(error):
         return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
     return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
 

@@ -11,6 +11,7 @@ import torch
 from harness.errors import HarnessError
 from harness.machine import count_cores
 
+OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 NONDETERMINISTIC = "does not have a deterministic implementation"
 
 
@@ -52,6 +53,13 @@ def set_products(precision: str) -> None:
     """Whether products of float32 on a GPU are rounded to TF32: with `float32` they are not, also in convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
     torch.backends.cudnn.allow_tf32 = precision != "float32"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, also outside torch's allocator: of CUDA itself, cuBLAS or cuDNN beside neighbours."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def choose_threads(setting: int | None) -> int:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import Finished, environment
 from small import edit
 
 from harness.sweep import workers
 from harness.sweep.messages import PreflightReport
 from harness.sweep.workers import LocalWorkers
+from harness.training.device import is_out_of_memory
 
 GB = 2**30
 ANYTHING: dict[str, Any] = {
@@ -62,6 +64,21 @@ def test_a_trial_that_runs_out_of_memory_alone_has_failed(spec: Path, harness: C
     )
     done = harness("sweep", spec, "--trials", "3", "--jobs", "1", code=1)
     assert "out of memory with batch_size 32: too large" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_can_be_short_outside_torchs_allocator(error: Exception, is_so: bool) -> None:
+    """What CUDA raises where other processes hold a GPU's memory is no `OutOfMemoryError`."""
+    assert is_out_of_memory(error) == is_so
 
 
 @pytest.mark.parametrize(
