@@ -85,6 +85,8 @@ def _pass_through(built: Built) -> int:
             seed_all(experiment.seed, "preflight")
             batches = data.train_batches(batch_size=experiment.batch_size, seed=0, epoch=0, device=device)
             train_epoch(built.model, built.loss, built.optimizer, _first(batches, 1), **common)
+            if built.graph is not None and built.graph.reason is None:
+                built.graph.train_epoch(seed=0, epoch=0, steps=3)  # to capture takes more memory than the steps
         with calling(built.spec, "validating the first batch"):
             batches = data.batches(data.validation, batch_size=experiment.batch_size, device=device)
             metrics = evaluate(built.model, built.loss, _first(batches, 1), **common)

@@ -18,6 +18,8 @@ from harness.data.resident import Epoch
 from harness.training.loop import autocast
 from harness.training.measures import Totals, is_object
 
+MOST_TURNS = 2  # captures again within an epoch, before steps are launched one by one
+OLDEST = (2, 13)  # torch's: before, an update rounded a learning rate from the device otherwise than a plain number
 FUSED = (SGD, Adam, AdamW)  # whose fused update takes the learning rate as a tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,20 +48,28 @@ class StepGraph:
         self._epoch: Epoch | None = None
         self._rates: list[Tensor] = []
         self._replay: Callable[[], None] | None = None
-        self._captured: tuple[Any, ...] = ()
+        self._captured: tuple[int, ...] = ()
+        self._built_in: list[Any] = []
+        self._turns = 0  # of options that a graph has built in
 
-    def train_epoch(self, *, seed: int, epoch: int, batch_scheduler: LRScheduler | None = None) -> dict[str, float]:
-        """Trains one epoch; the mean loss and measures over the images as they were seen."""
+    def train_epoch(
+        self, *, seed: int, epoch: int, batch_scheduler: LRScheduler | None = None, steps: int | None = None
+    ) -> dict[str, float]:
+        """Trains one epoch, or its first steps; the mean loss and measures over the images as they were seen."""
         self._model.train()
         self._shuffle(seed, epoch)
         self._totals.reset()
         self._place.zero_()
-        for start, stop in self._data.spans(self._batch_size):
+        self._turns = 0
+        if self._captured != self._addresses():  # nothing moves within an epoch
+            self._replay = None
+        for start, stop in self._data.spans(self._batch_size)[:steps]:
             if stop - start < self._batch_size or self._is_first():
                 self._step(self._place + self._range[: stop - start])
             else:
-                if self._replay is None or self._captured != self._addresses():
-                    self._replay = self._capture()
+                if self._replay is None or self._built_in != self._options():
+                    self._recapture()
+                assert self._replay is not None
                 for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
                     rate.fill_(group["lr"])
                 self._replay()
@@ -94,12 +104,19 @@ class StepGraph:
         else:
             self._epoch.copy_(shuffled)
 
+    def _recapture(self) -> None:
+        self._turns += self._replay is not None
+        if self._turns > MOST_TURNS:
+            self.reason = "a scheduler turns other options than the learning rate"
+        self._replay = None  # its memory goes before another graph takes as much
+        self._replay = self._capture()
+
     def _capture(self) -> Callable[[], None]:
         """A graph of the step; the step itself, with the reason kept, where it cannot be captured or differs."""
         groups = self._optimizer.param_groups
         chosen = [group["lr"] for group in groups]
         self._rates = [torch.tensor(float(rate), device=self._device) for rate in chosen]
-        self._captured = self._addresses()
+        self._captured, self._built_in = self._addresses(), self._options()
         count = self._totals.count
 
         def step() -> None:
@@ -120,9 +137,12 @@ class StepGraph:
             replay()
             if not eager.equals(self._snapshot()):
                 self.reason = "a replayed step gives other bits than the step itself"
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             torch.cuda.synchronize()
-            self.reason = f"it cannot be captured: {str(error).splitlines()[0]}"
+            cause = error.__context__ or error  # what was forbidden; the end of a failed capture raises as well
+            self.reason = f"it cannot be captured: {str(cause).splitlines()[0]}"
         finally:
             for group, rate in zip(groups, chosen, strict=True):
                 group["lr"] = rate
@@ -139,13 +159,14 @@ class StepGraph:
         held = [value for value in states if isinstance(value, Tensor)]
         return [*self._model.parameters(), *self._model.buffers(), *held]
 
-    def _addresses(self) -> tuple[Any, ...]:
-        """What a graph has built in: where tensors lie, and the options that are plain numbers."""
-        options = [
-            tuple((name, repr(value)) for name, value in group.items() if name not in ("params", "lr", "initial_lr"))
-            for group in self._optimizer.param_groups
-        ]
-        return (*(tensor.data_ptr() for tensor in self._changing()), *options)
+    def _addresses(self) -> tuple[int, ...]:
+        """Where the tensors lie that a graph has built in."""
+        return tuple(tensor.data_ptr() for tensor in self._changing())
+
+    def _options(self) -> list[Any]:
+        """The options that a graph has built in as plain numbers."""
+        names = self._optimizer.defaults.keys() - {"lr"}
+        return [[group[name] for name in names] for group in self._optimizer.param_groups]
 
 
 class _Snapshot:
@@ -181,6 +202,8 @@ def why_not(
     """Why a step cannot be a CUDA graph; None where nothing speaks against it."""
     if device.type != "cuda":
         return f"there are no graphs on {device.type}"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
+        return f"torch {torch.__version__} is older than {'.'.join(map(str, OLDEST))}"
     if not isinstance(data.train, Arrays):
         return "the data does not live on the device"
     if type(optimizer) not in FUSED:
@@ -192,15 +215,51 @@ def why_not(
     return None
 
 
-def fuse(optimizer: Optimizer, device: torch.device) -> None:
-    """Makes the update one kernel, on a GPU one that reads its learning rate there. The same in and out of a graph."""
+def fuse(optimizer: Optimizer, model: nn.Module, device: torch.device) -> None:
+    """Makes the update one kernel, on a GPU one that reads its learning rate there. The same in and out of a graph.
+
+    Left as it is where the user chose how to update, and where torch's fused kernels refuse the parameters, or go
+    through their memory as if it were dense.
+    """
     if type(optimizer) not in FUSED or device.type not in ("cuda", "cpu"):
         return
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    sparse = {id(module.weight) for module in embeddings if module.sparse}
     for group in optimizer.param_groups:
-        if not group["foreach"] and not group["differentiable"] and group["fused"] is None:
+        is_chosen = group["foreach"] is not None or group["fused"] is not None or group["differentiable"]
+        fits = all(p.is_floating_point() and is_dense(p) and id(p) not in sparse for p in group["params"])
+        if not is_chosen and fits and not group.get("dampening"):
             group["fused"] = True
             if "capturable" in group and device.type == "cuda":
                 group["capturable"] = True
+    if type(optimizer) is SGD:
+        optimizer.register_step_pre_hook(_begin_momentum)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory without gaps and overlaps, in whatever order of dimensions.
+
+    >>> import torch
+    >>> is_dense(torch.zeros(3, 4).t()), is_dense(torch.zeros(3, 4)[:, :2]), is_dense(torch.zeros(3, 1).expand(3, 4))
+    (True, False, False)
+    """
+    filled = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != filled:
+            return False
+        filled *= size
+    return True
+
+
+def _begin_momentum(optimizer: Optimizer, *_: Any) -> None:
+    """Momentum of 0 for parameters that had no gradient before: SGD's fused step wants all of it, or none."""
+    if len(optimizer.state) in (0, sum(len(group["params"]) for group in optimizer.param_groups)):
+        return
+    for group in optimizer.param_groups:
+        if group["fused"] and group["momentum"]:
+            for parameter in group["params"]:
+                if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _graph_of(step: Callable[[], None], device: torch.device, before: _Snapshot) -> Callable[[], None]:
@@ -213,6 +272,6 @@ def _graph_of(step: Callable[[], None], device: torch.device, before: _Snapshot)
         before.restore()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph):
         step()
     return graph.replay

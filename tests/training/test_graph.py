@@ -56,7 +56,7 @@ def train(data: Data, device: torch.device, make: Any, *, by_graph: bool) -> tup
     model = network().to(device)
     optimizer = make(model.parameters())
     if device.type == "cuda":
-        graph.fuse(optimizer, torch.device(device))
+        graph.fuse(optimizer, model, torch.device(device))
     scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.3)
     stepper = step_graph(model, optimizer, data.to(device), device)
     metrics = []
@@ -118,6 +118,107 @@ def test_what_the_graph_has_built_in_is_captured_again_when_it_changes(
     stepper.train_epoch(seed=0, epoch=2)
     stepper.train_epoch(seed=0, epoch=3)
     assert len(captures) == 3
+
+
+def test_options_that_turn_every_step_are_not_captured_every_step(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = pretend(monkeypatch, lambda step: step)
+    states = []
+    for by_graph in (True, False):
+        model = network()
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=30)  # turns momentum as well
+        seed_all(0)
+        if by_graph:
+            stepper = StepGraph(
+                model,
+                nn.CrossEntropyLoss(),
+                optimizer,
+                data,
+                measures={},
+                device=CPU,
+                precision="float32",
+                batch_size=8,
+            )
+            stepper.train_epoch(seed=0, epoch=0, batch_scheduler=scheduler)
+        else:
+            batches = data.train_batches(batch_size=8, seed=0, epoch=0, device=CPU)
+            common: Any = {"measures": {}, "device": CPU, "precision": "float32", "batch_scheduler": scheduler}
+            train_epoch(model, nn.CrossEntropyLoss(), optimizer, batches, **common)
+        states.append(capture(model, optimizer))
+    assert len(captures) == 1 + graph.MOST_TURNS
+    assert stepper.reason == "a scheduler turns other options than the learning rate"
+    assert same_bits(*states)
+
+
+def test_the_first_steps_of_an_epoch_are_those_steps(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = pretend(monkeypatch, lambda step: step)
+    stepper = step_graph(network(), optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), data, CPU)
+    stepper.train_epoch(seed=0, epoch=0, steps=1)
+    assert stepper._totals.count == 64 and len(captures) == 1
+
+
+class Skipping(nn.Module):
+    """A network whose second layer takes part from the second step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.steps = nn.Linear(3, 3), nn.Linear(3, 3), 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.steps += 1
+        outputs: torch.Tensor = self.first(inputs)
+        return outputs if self.steps == 1 else self.second(outputs)
+
+
+def sliced() -> nn.Module:
+    """A layer whose weight is a part of a wider one's memory."""
+    layer = nn.Linear(3, 3)
+    layer.weight = nn.Parameter(nn.Linear(5, 3).weight.detach()[:, :3])
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("build", "is_fused"),
+    [
+        (lambda: nn.Linear(3, 3), True),
+        (Skipping, True),
+        (sliced, False),
+        (lambda: nn.Conv2d(1, 2, 3).to(memory_format=torch.channels_last), True),
+    ],
+    ids=["linear", "skipping", "sliced", "channels_last"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_fused_update_is_the_update(name: str, build: Callable[[], nn.Module], is_fused: bool) -> None:
+    def trained(fuses: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build()
+        optimizer = OPTIMIZERS[name](model.parameters())
+        if fuses:
+            graph.fuse(optimizer, model, CPU)
+            assert bool(optimizer.param_groups[0]["fused"]) == is_fused
+        for step in range(4):
+            optimizer.zero_grad()
+            inputs = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(step))
+            model(inputs).square().sum().backward()
+            optimizer.step()
+        return dict(model.state_dict())
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_user_chose_and_what_torch_refuses_is_not_fused() -> None:
+    embedding, linear = nn.Embedding(4, 2, sparse=True), nn.Linear(2, 2)
+    several = {
+        "chosen": (linear, optim.SGD(linear.parameters(), lr=0.1, foreach=False)),
+        "dampened": (linear, optim.SGD(linear.parameters(), lr=0.1, momentum=0.9, dampening=0.5)),
+        "sparse": (embedding, optim.SGD(embedding.parameters(), lr=0.1)),
+        "complex": (linear, optim.SGD([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], lr=0.1)),
+        "expanded": (linear, optim.SGD([nn.Parameter(torch.zeros(1).expand(3))], lr=0.1)),
+        "another kind": (linear, optim.RMSprop(linear.parameters())),
+    }
+    for name, (model, optimizer) in several.items():
+        graph.fuse(optimizer, model, CPU)
+        assert not optimizer.param_groups[0].get("fused"), name
 
 
 @pytest.mark.parametrize(
