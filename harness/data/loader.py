@@ -33,6 +33,7 @@ def train_batches(
     order = torch.randperm(length(dataset), generator=generator).tolist()
     groups = [order[start:stop] for start, stop in spans]
     loaded = _load(dataset, groups, generator=generator, device=device, workers=workers)
+    mean, std = on_device(mean, device), on_device(std, device)
     draws = None
     for (start, stop), (inputs, targets) in zip(spans, loaded, strict=True):
         if not augment:
@@ -61,6 +62,7 @@ def batches(
     count = length(dataset)
     groups = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     generator = generator_for(0, 0, torch.device("cpu"))
+    mean, std = on_device(mean, device), on_device(std, device)
     for inputs, targets in _load(dataset, groups, generator=generator, device=device, workers=workers):
         yield normalised(inputs, mean, std), targets
 
@@ -90,6 +92,11 @@ def _load(
     )
     for inputs, targets in batches:
         yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned)
+
+
+def on_device(values: Tensor | None, device: torch.device) -> Tensor | None:
+    """Mean or std where the batches are: moved once an epoch, for the device would be waited for each time."""
+    return None if values is None else values.to(device)
 
 
 def _seed_worker(seed: int, worker: int) -> None:

@@ -1,6 +1,7 @@
 """Builds what a run needs from an experiment, and finds out on the way which values fix an epoch."""
 
 import copy
+import importlib.metadata
 import inspect
 import itertools
 import warnings
@@ -24,6 +25,7 @@ from harness.training.device import (
     choose_precision,
     choose_threads,
     describe_device,
+    is_out_of_memory,
     noting_nondeterminism,
     seed_all,
     set_products,
@@ -32,7 +34,7 @@ from harness.training.graph import StepGraph, fuse
 from harness.training.loop import autocast
 from harness.training.measures import default_measures
 from harness.training.recipe import Recipe, build_recipe, code_digests
-from harness.training.state import Knobs, read_knobs
+from harness.training.state import Knobs, read_knobs, same_bits
 
 MOST_SIBLINGS = 512
 
@@ -54,6 +56,7 @@ class Built:
     reads: set[str]
     scheduler_reads: set[str]
     nondeterministic: set[str]
+    unsaved: set[str]  # tensors that training changes and no checkpoint holds
     is_demo: bool
     graph: StepGraph | None = None  # on CUDA
 
@@ -86,6 +89,7 @@ class DataCache:
     def get(self, spec: Spec, experiment: Experiment, device: torch.device, *, is_demo: bool) -> Data:
         """`experiment.data()` on the device; reads are noted on the experiment as if it had been called."""
         if self.data is None or self.key != self._key(spec, experiment, device, is_demo):
+            seed_all(0, "data")  # the same for each seed, and whatever was trained before in this process
             with experiment.recording() as reads, calling(spec, "data()"):
                 data = experiment.data()
             if not isinstance(data, Data):
@@ -128,7 +132,7 @@ def build(
         measures = {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in measures.items()}
         precision = choose_precision(experiment.precision, device)
         set_products(precision)
-        nondeterministic = _probe(spec, data, model, loss, measures, device, precision)
+        nondeterministic, unsaved = _probe(spec, data, model, loss, measures, device, precision)
         if experiment.compile:
             torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler's own choices too
             model.compile()
@@ -153,6 +157,7 @@ def build(
         reads=reads,
         scheduler_reads=scheduler_reads,
         nondeterministic=nondeterministic,
+        unsaved=unsaved,
         is_demo=is_demo,
     )
     _check_names(built)
@@ -169,6 +174,9 @@ def rebuild(built: Built, *, is_demo: bool) -> None:
     with demo(is_demo):
         fresh = _fresh_model(built.spec, built.experiment, built.data, built.device)
     built.model.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        for (_, buffer), (_, initial) in zip(built.model.named_buffers(), fresh.named_buffers(), strict=True):
+            buffer.copy_(initial)  # those that are not in the state as well
     groups = built.optimizer.state_dict()["param_groups"]
     built.optimizer.load_state_dict({"state": {}, "param_groups": groups})
 
@@ -180,6 +188,8 @@ def _fresh_model(spec: Spec, experiment: Experiment, data: Data, device: torch.d
         model = experiment.model()
     if not isinstance(model, nn.Module):
         raise HarnessError(f"{spec.path}: model() returns {type(model).__name__}; return an nn.Module.")
+    with calling(spec, "a copy of the model"):
+        model = copy.deepcopy(model)  # a network that the spec keeps, such as a pretrained one, is not trained itself
     model.to(device)
     if any(is_lazy(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())):
         inputs, _ = next(iter(data.batches(data.train, batch_size=2, device=device)))
@@ -194,7 +204,7 @@ def _build_optimizer(spec: Spec, experiment: Experiment, model: nn.Module, devic
         optimizer = experiment.optimizer(model.parameters())
     if not isinstance(optimizer, Optimizer):
         raise HarnessError(f"{spec.path}: optimizer() returns {type(optimizer).__name__}, not an optimizer.")
-    fuse(optimizer, device)
+    fuse(optimizer, model, device)
     return optimizer
 
 
@@ -208,7 +218,10 @@ def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
         "precision": built.precision,
         "compile": experiment.compile,
         "device": describe_device(built.device),
+        "torchvision": importlib.metadata.version("torchvision"),
     }
+    if built.data.workers:
+        rest["workers"] = built.data.workers  # each draws for itself
     if built.device.type == "cpu":
         rest["threads"] = choose_threads(experiment.threads)
     if built.is_demo:
@@ -218,6 +231,8 @@ def recipe_of(built: Built, *, run_id: str, start: str | None = None) -> Recipe:
     private = None
     if built.nondeterministic:
         private = f"{', '.join(sorted(built.nondeterministic))} cannot repeat its bits on {built.device} ({run_id})"
+    elif built.unsaved:
+        private = f"no checkpoint holds {', '.join(sorted(built.unsaved))}, which changes in training ({run_id})"
     elif built.scheduler is not None and experiment.scheduler_step == "batch":
         code = code_digests(built.spec, scheduler=True)
         private = f"the scheduler steps every batch {experiment.params()} {experiment.epochs} epochs {code}"
@@ -271,9 +286,11 @@ def calling(spec: Spec, what: str, exit_code: int = USAGE) -> Iterator[None]:
     """Runs the user's code: its exceptions carry a traceback from the user's frame down."""
     try:
         yield
-    except (HarnessError, torch.OutOfMemoryError, MemoryError):
+    except HarnessError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         message = f"{spec.path}: {what} raised {type(error).__name__}: {error}"
         raise UserCodeError(message, trace=user_trace(error), exit_code=exit_code) from error
 
@@ -295,13 +312,16 @@ def _probe(
     measures: Mapping[str, Any],
     device: torch.device,
     precision: str,
-) -> set[str]:
+) -> tuple[set[str], set[str]]:
     """Two images through a copy of the model, forward and backward, and once as in validation.
 
-    Reads that happen only inside `forward` or the loss are seen, operations that cannot repeat their bits
-    are named, and a model that does not fit the data is found before anything is stored.
+    Reads that happen only inside `forward` or the loss are seen, operations that cannot repeat their bits and
+    tensors that change and are not saved are named, and a model that does not fit the data is found before
+    anything is stored.
     """
+    before = _unsaved(model, loss)
     model = copy.deepcopy(model).train()
+    loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
     inputs, targets = next(iter(data.batches(data.train, batch_size=2, device=device)))
     with noting_nondeterminism() as nondeterministic:
         with calling(spec, "the model"), autocast(device, precision):
@@ -319,7 +339,17 @@ def _probe(
                     measure(outputs.detach().float(), targets)
         with calling(spec, "the model, in evaluation mode,"), autocast(device, precision), torch.no_grad():
             loss(model.eval()(inputs).float(), targets)
-    return nondeterministic
+    after = _unsaved(model, loss)
+    return nondeterministic, {name for name, tensor in after.items() if not same_bits(tensor, before.get(name))}
+
+
+def _unsaved(model: nn.Module, loss: Any) -> dict[str, Tensor]:
+    """Buffers that are not in the model's `state_dict()`: those that are not persistent, and all of the loss's."""
+    saved = model.state_dict()
+    found = {f"{name} of the model": tensor for name, tensor in model.named_buffers() if name not in saved}
+    if isinstance(loss, nn.Module):
+        found |= {f"{name} of the loss": tensor for name, tensor in loss.named_buffers()}
+    return found
 
 
 def _check_outputs(spec: Spec, data: Data, outputs: Any, targets: Tensor) -> None:

@@ -50,6 +50,8 @@ class Run:
     ) -> None:
         self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
         self._is_demo = is_demo
+        if built.unsaved:
+            budget_bytes = 0  # a state would lack something: who is interrupted begins anew, to the same bits
         self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
         self.recipe = recipe_of(built, run_id=run_id)
         self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)

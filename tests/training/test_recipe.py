@@ -78,7 +78,7 @@ def test_local_modules_belong_to_the_recipe(recipe: Callable[..., Recipe], tmp_p
 def test_data_seed_batch_size_and_versions_belong_to_the_recipe(recipe: Callable[..., Recipe]) -> None:
     before = recipe()
     device = {"device", "precision", "compile", "threads"}
-    assert before.rest.keys() == {"data", "seed", "batch_size", "torch", "harness"} | device
+    assert before.rest.keys() == {"data", "seed", "batch_size", "torch", "torchvision", "harness"} | device
     assert differences(before.parts(), recipe(seed=1).parts()) == ["seed: 0 before, 1 now"]
     assert differences(before.parts(), recipe(batch_size=30).parts()) == ["batch_size: 20 before, 30 now"]
     assert differences(before.parts(), recipe(precision="bfloat16").parts()) == [

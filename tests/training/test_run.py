@@ -331,6 +331,67 @@ def test_what_the_process_did_before_does_not_matter(write: Any, walk: Walk, ass
     assert_same(walk(spec, "another"), first)
 
 
+KEPT = """kept = nn.Linear(16, 8)
+
+
+class Net"""
+
+
+def test_a_network_that_the_spec_keeps_is_not_trained_itself(write: Any, tmp_path: Path) -> None:
+    path = write(
+        ("class Net", KEPT),
+        ("nn.Linear(16 * self.width, 2)", "nn.Linear(16 * self.width, 16), kept, nn.Linear(8, 2)"),
+    )
+    spec, metrics = load_spec(path), []
+    for number in range(2):  # one process loads a spec once
+        built = build(spec, {"epochs": 2}, device=torch.device("cpu"), cache=DataCache())
+        run = Run(
+            built, run_id=str(number), paths=tmp_path / str(number), budget_bytes=10**9, checkpoints=tmp_path / "last"
+        )
+        metrics.append([result.metrics for result in run.epochs()])
+        run.close()
+    assert metrics[0] == metrics[1]
+
+
+STATEFUL = """class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, outputs, targets):
+        loss = nn.functional.cross_entropy(outputs, targets)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss / self.mean
+
+
+class Net"""
+
+
+@pytest.mark.parametrize("where", ["loss", "model"])
+def test_what_no_checkpoint_holds_is_trained_anew_to_the_same_bits(
+    write: Any, walk: Walk, assert_same: Any, where: str
+) -> None:
+    layer = STATEFUL.replace("torch.ones(())", "torch.ones(()), persistent=False").replace(
+        "forward(self, outputs, targets)", "forward(self, outputs)"
+    )
+    layer = layer.replace("loss = nn.functional.cross_entropy(outputs, targets)", "loss = outputs.square().mean()")
+    changes = {
+        "loss": [
+            ("class Net", STATEFUL),
+            ("    def optimizer", "    def loss(self):\n        return Stateful()\n\n    def optimizer"),
+        ],
+        "model": [
+            ("class Net", layer.replace("return loss /", "return outputs /")),
+            ("nn.Linear(16 * self.width, 2),", "nn.Linear(16 * self.width, 2), Stateful(),"),
+        ],
+    }
+    spec = write(*changes[where])
+    walk(spec, run_id="killed", stop=3)
+    resumed = walk(spec, run_id="killed")
+    assert_same(resumed, walk(spec, "another", run_id="killed"))
+    assert f"mean of the {where}" in (resumed.run.recipe.private or "").replace("6.mean", "mean")
+
+
 def test_random_items_of_a_dataset_are_the_same_in_every_run(write: Any, walk: Walk, assert_same: Any) -> None:
     """Augmentation of the user's own, from each of the three generators that such code draws from."""
     own = ("class Net(Experiment):", """import random
