@@ -61,6 +61,7 @@ class RemoteTree(Tree):
         self._holder = {"run": run_id, "node": f"{socket.gethostname()} {claims.st_dev} {claims.st_ino}"}
         self._leases: dict[str, str] = {}  # names of objects, by node
         self._generations: dict[str, int] = {}
+        self._ended: dict[str, int] = {}  # last generations of leases that are being given back
         self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: as they were, and since when
         self._looked: dict[str, float] = {}  # for an epoch, when last
         self._denied: dict[str, float] = {}
@@ -147,7 +148,8 @@ class RemoteTree(Tree):
         """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
         super().add_state(name, content, checksum, kept=kept, source=source)
         if len(content) <= self._address_budget:
-            self._in_turn(lambda: self._put_state(state_name(name, checksum, kept=kept)))
+            uncached = content if len(content) > self.budget_bytes else None  # the cache has no room for it
+            self._in_turn(lambda: self._put_state(state_name(name, checksum, kept=kept), uncached))
 
     def keep_state(self, name: str) -> None:
         """Turns a rolling state into one that stays."""
@@ -173,18 +175,18 @@ class RemoteTree(Tree):
     def _in_turn(self, job: Callable[[], object]) -> None:
         self._objects.in_turn(job)
 
-    def _put(self, name: str) -> bool:
+    def _put(self, name: str, uncached: bytes | None = None) -> bool:
         """Puts a file of the cache at the address, under the same name; False where it is gone from the cache."""
         try:
-            content = (self.folder / name).read_bytes()
+            content = (self.folder / name).read_bytes() if uncached is None else uncached
         except FileNotFoundError:
             return False
         self._objects.write(f"{self.root}/{name}", content)
         self._added += len(content)
         return True
 
-    def _put_state(self, file_name: str) -> None:
-        if self._put(f"states/{file_name}") and self._added * OVERSHOOT >= self._address_budget:
+    def _put_state(self, file_name: str, uncached: bytes | None = None) -> None:
+        if self._put(f"states/{file_name}", uncached) and self._added * OVERSHOOT >= self._address_budget:
             self._keep_address_budget()
 
     def _keep(self, name: str) -> None:
@@ -264,7 +266,8 @@ class RemoteTree(Tree):
 
     def _give_back(self, name: str) -> None:
         with self._beating:  # no sign of life after the end
-            lease = self._leases.pop(name, None)
-        if lease is not None:
-            for generation in range(self._generations.pop(name, 0) + 1):
-                self._objects.remove(f"claims/{name}-{generation}")
+            if self._leases.pop(name, None) is not None:
+                self._ended[name] = self._generations.pop(name, 0)
+        for generation in range(self._ended.get(name, -1) + 1):  # again from the first where the address went away
+            self._objects.remove(f"claims/{name}-{generation}")
+        self._ended.pop(name, None)

@@ -223,6 +223,30 @@ def test_while_the_address_is_away_the_cache_is_used_and_what_is_written_waits(
     assert [name.rpartition(".")[2] for name in names(address) if NAME in name] == ["json", "state"]
 
 
+def test_a_lease_that_ends_while_the_address_is_away_is_given_back_later(
+    on_node: MakeTree, address: str, broken: Callable[[bool], None]
+) -> None:
+    tree = on_node("one")
+    assert tree.claim(NAME) and [name for name in names(address) if "claims" in name]
+    broken(True)
+    tree.release(NAME)
+    broken(False)
+    tree.record(NODE)
+    assert not [name for name in names(address) if "claims" in name]
+    assert on_node("two").claim("b" * 16)
+
+
+def test_a_state_that_the_nodes_cache_cannot_hold_is_at_the_address(
+    on_node: MakeTree, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "default_path_budget", lambda folder: 10)
+    full = on_node("one")
+    state = add(full)
+    full.record(NODE)
+    assert state in names(address)
+    assert not list(full.states.glob(f"{NAME}-*"))
+
+
 def test_who_asks_an_address_that_is_away_does_not_wait_for_it_again_at_once(
     address: str, broken: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
