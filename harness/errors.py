@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,3 +63,12 @@ def user_trace(error: BaseException) -> str:
     first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(own)), 0)
     shown = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
     return "Traceback (from your code down):\n" + "".join(shown)
+
+
+def without_login(text: str) -> str:
+    """A text without the names, passwords and options of the addresses in it.
+
+    >>> without_login("postgresql+psycopg://me:a/b@c@host/studies?password=x is away")
+    'postgresql+psycopg://...@host/studies is away'
+    """
+    return re.sub(r"(?<=://)(\S*@)?([^\s?]*)(\?\S*)?", lambda found: ("...@" if found[1] else "") + found[2], text)

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import random
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from optuna.storages.journal._file import BaseJournalFileLock  # public, but not
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.errors import FAILED, HarnessError, did_you_mean
+from harness.errors import FAILED, HarnessError, did_you_mean, without_login
 from harness.search import Hyperparameter
 from harness.sweep.sampling import History, LongTPE
 
@@ -35,13 +34,16 @@ PRUNERS = ("median", "hyperband", "successive_halving")
 class KernelLock(BaseJournalFileLock):
     """A lock of the kernel's: it is gone with the process that held it, so that no one waits for the dead."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._path = journal, journal.with_suffix(".lock")
         self._handle: int | None = None
 
     def acquire(self) -> bool:
+        """Waits for the lock. A last line that a kill or a full disk has torn is cut off before anything follows it."""
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
+        if self._journal.exists():
+            _cut_torn_line(self._journal)
         return True
 
     def release(self) -> None:
@@ -54,13 +56,9 @@ def open_journal(path: Path) -> JournalStorage:
     """Optuna's journal; a last line that a kill has torn is cut off first, or every later load would fail."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = KernelLock(path.with_suffix(".lock"))
+    lock = KernelLock(path)
     lock.acquire()
-    try:
-        if path.exists():
-            _cut_torn_line(path)
-    finally:
-        lock.release()
+    lock.release()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
@@ -70,11 +68,10 @@ def open_database(url: str) -> BaseStorage:
     """Optuna's storage in a database, such as `postgresql+psycopg://user@host/name`, in place of the journal."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # connections that idle are cut
     except Exception as error:  # of SQLAlchemy, of a driver that is not installed, or of the address
-        shown = re.sub(r"//[^@/]*@", "//...@", url)  # without the password
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise HarnessError(f"--study-storage {shown}: {reason.strip()}", exit_code=FAILED) from None
+        raise HarnessError(without_login(f"--study-storage {url}: {reason.strip()}"), exit_code=FAILED) from None
 
 
 @dataclass(frozen=True, kw_only=True)

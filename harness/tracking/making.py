@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import FAILED, HarnessError
+from harness.errors import FAILED, HarnessError, without_login
 from harness.files import cache_folder, whole_file
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def connect(uri: str) -> "MlflowClient":
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise HarnessError(f"MLflow at {uri}: {str(error).splitlines()[0]}", exit_code=FAILED) from None
+        raise HarnessError(without_login(f"MLflow at {uri}: {str(error).splitlines()[0]}"), exit_code=FAILED) from None
     return client
 
 

@@ -2,11 +2,14 @@
 
 import fcntl
 import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness.errors import FAILED, HarnessError, without_login
 from harness.files import write_whole
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRY_SECONDS = 2.0  # between tries while the server is away
+LATE_SECONDS = 30.0  # between tries of artifacts that a server which answers does not take
+UPLOAD_SECONDS = "600"  # that a server may take for an artifact, such as to hand it on to a bucket
 PATIENCE_SECONDS = 600.0  # at the end of a command
 TRANSIENT = (408, 429)  # and whatever is 500 or more
 
@@ -23,12 +28,13 @@ class Outbox:
 
     A letter is a JSON document in a file of its own, named by when it was written. One that was taken but
     not acknowledged is delivered again: MLflow drops a point, param, tag or file that it has already, so
-    that it counts once.
+    that it counts once. Artifacts that a server does not take hold nothing else up: they are tried again later.
     """
 
     def __init__(self, folder: Path, client: "MlflowClient", say: Callable[[str], None]) -> None:
         self._folder, self._client, self._say = folder, client, say
         self._is_away = bool(self._letters())
+        self._late: set[Path] = set()  # artifacts that the server did not take while it answered
         self._tried = 0.0
         self.check_stop: Callable[[], None] = lambda: None
 
@@ -38,32 +44,49 @@ class Outbox:
         return not self._is_away
 
     def send(self, letter: Mapping[str, Any]) -> None:
-        """Delivers a letter, or keeps it where the server is away."""
+        """Delivers a letter, or keeps it where the server is away; raises `HarnessError` where it is refused."""
+        path = self._folder / f"{time.time_ns():020d}.json"
         if not self._is_away:
             try:
                 return deliver(self._client, letter)
             except Exception as error:
                 if not is_transient(error):
-                    raise
-                self._leave(error)
-        write_whole(self._folder / f"{time.time_ns():020d}.json", json.dumps(letter))
+                    raise refusal(letter, error) from None
+                if "artifacts" in letter and self._answers():
+                    self._put_off(path, error)
+                else:
+                    self._leave(error)
+        write_whole(path, json.dumps(letter))
 
     def retry(self, *, now: bool = False) -> None:
         """Delivers what waits, as far as the server takes it; looks at most once in a while."""
-        if not self._is_away or (not now and time.monotonic() - self._tried < RETRY_SECONDS):
+        pause = RETRY_SECONDS if self._is_away else LATE_SECONDS
+        is_waiting = self._is_away or self._late
+        if not is_waiting or (not now and time.monotonic() - self._tried < pause):
             return
-        self._tried = time.monotonic()
+        try:
+            self._deliver_all()
+        finally:
+            self._tried = time.monotonic()  # an attempt may itself take long
+
+    def _deliver_all(self) -> None:
         count = 0
+        self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another command on this store delivers as well
             if not self._answers():
                 return
+            self._late &= set(self._letters())
             for path in self._letters():
+                letter = json.loads(path.read_text())
                 try:
-                    deliver(self._client, json.loads(path.read_text()))
+                    deliver(self._client, letter)
                 except Exception as error:
                     if is_transient(error):
-                        return
+                        if "artifacts" not in letter or not self._answers():
+                            return
+                        self._put_off(path, error)
+                        continue
                     kept = self._folder / "refused" / path.name  # such as of a run that was deleted meanwhile
                     kept.parent.mkdir(exist_ok=True)
                     path.rename(kept)
@@ -71,13 +94,15 @@ class Outbox:
                 else:
                     path.unlink()
                     count += 1
-        self._is_away = False
-        self._say("the tracking server is back" + (f": {count} messages delivered" if count else ""))
+                self._late.discard(path)
+        was_away, self._is_away = self._is_away, False
+        if was_away:
+            self._say("the tracking server is back" + (f": {count} messages delivered" if count else ""))
 
     def flush(self) -> None:
         """Waits for the server where something is undelivered; what it does not take in time stays on disk."""
         ends = time.monotonic() + PATIENCE_SECONDS
-        while self._is_away:
+        while self._is_away or self._late:
             self.check_stop()
             self.retry()
             if time.monotonic() > ends:
@@ -87,20 +112,20 @@ class Outbox:
             time.sleep(0.1 if self._is_away else 0)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The server's answer to what cannot wait; waits for the server."""
+        """The server's answer to what cannot wait; waits for the server, and lets what was said before go first."""
         while True:
-            try:
-                return question()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                if not self._is_away:
+            self.retry(now=self._is_away)
+            if not self._is_away:
+                try:
+                    return question()
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
                     self._leave(error)
             tried = time.monotonic()
             while time.monotonic() - tried < RETRY_SECONDS:
                 self.check_stop()
                 time.sleep(0.1)
-            self.retry(now=True)
 
     def _answers(self) -> bool:
         """Whether the server is there: nothing may wait for it but a question."""
@@ -120,6 +145,15 @@ class Outbox:
             f"delivered is kept in {self._folder}"
         )
 
+    def _put_off(self, path: Path, error: Exception) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._late:
+            self._say(
+                f"the tracking server does not take artifacts ({_reason(error)}); they are kept in "
+                f"{self._folder.parent} and sent again"
+            )
+        self._late.add(path)
+
     def _letters(self) -> list[Path]:
         return sorted(self._folder.glob("*.json"))
 
@@ -133,7 +167,8 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
         inputs = DatasetInput(Dataset(**letter["dataset"]), [InputTag("mlflow.data.context", "training")])
         client.log_inputs(run_id, [inputs])
     elif "artifacts" in letter:
-        client.log_artifacts(run_id, letter["artifacts"])
+        with _patience():
+            client.log_artifacts(run_id, letter["artifacts"])
     elif "status" in letter:
         client.set_terminated(run_id, letter["status"], letter["end_time"])
     else:
@@ -143,6 +178,19 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
             params=[Param(*values) for values in letter.get("params", {}).items()],
             tags=[RunTag(*values) for values in letter.get("tags", {}).items()],
         )
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    before = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = UPLOAD_SECONDS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+        else:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before
 
 
 def is_transient(error: Exception) -> bool:
@@ -161,8 +209,19 @@ def is_transient(error: Exception) -> bool:
     return status >= 500 or status in TRANSIENT
 
 
+def refusal(letter: Mapping[str, Any], error: Exception) -> Exception:
+    """What is raised where MLflow does not take a letter: a sentence, or what is no answer of MLflow's as it is."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return error
+    return HarnessError(
+        f"MLflow refused what there was to say of run {letter['run']}: {_reason(error)}", exit_code=FAILED
+    )
+
+
 def _reason(error: Exception) -> str:
-    text = str(error)
+    text = without_login(str(error))
     for known, reason in (("refused", "connection refused"), ("timed out", "no answer in time")):
         if known in text:
             return reason

@@ -12,20 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlparse
 
-from harness.errors import FAILED, HarnessError, did_you_mean
+from harness.errors import FAILED, HarnessError, did_you_mean, without_login
 from harness.files import write_whole
 from harness.tracking.making import DATABASE, connect, create_database, relocate
-from harness.tracking.outbox import Outbox, deliver
+from harness.tracking.outbox import Outbox, deliver, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+T = TypeVar("T")
 STATUS = "harness.status"
 CREATION = "harness.creation"  # what tells a run that was made from one whose making went wrong
+STORE = "harness.store"  # on a tracking server, which may have runs of several
 REASON = "harness.reason"
 OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"
@@ -54,7 +56,7 @@ class Store:
                 create_database(self.folder / DATABASE)
                 relocate(self.folder)
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
-        if self.outbox is not None:
+        if self.outbox is not None and create:  # who only reads need not wait for what others had to say
             self.outbox.retry(now=True)
 
     @cached_property
@@ -69,7 +71,21 @@ class Store:
         return self.folder / DATABASE
 
     def __str__(self) -> str:
-        return str(self.folder) if self.is_local else self.uri
+        return str(self.folder) if self.is_local else without_login(self.uri)
+
+    def owns(self, run: "Run") -> bool:
+        """Whether a run was made by this store, and not by another one on the same tracking server."""
+        return self.outbox is None or run.data.tags.get(STORE) == self._uid
+
+    @cached_property
+    def _uid(self) -> str:
+        path = self.folder / "id"
+        if not path.exists():
+            write_whole(path, uuid.uuid4().hex)
+        return path.read_text()
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        return question() if self.outbox is None else self.outbox.ask(question)
 
     @property
     def paths(self) -> Path:
@@ -88,6 +104,9 @@ class Store:
 
         `tags` are set each time, `first_tags` only where it is made.
         """
+        return self._ask(lambda: self._experiment_id(name, tags, first_tags))
+
+    def _experiment_id(self, name: str, tags: Mapping[str, str] | None, first_tags: Mapping[str, str] | None) -> str:
         with self._lock() if self.is_local else _nothing():
             found = self.client.get_experiment_by_name(name)
             if found is not None:
@@ -123,18 +142,30 @@ class Store:
         if self.outbox is None:
             run = self.client.create_run(experiment_id, run_name=name, tags=made)
         else:
-            made[CREATION] = uuid.uuid4().hex
+            made |= {CREATION: uuid.uuid4().hex, STORE: self._uid}
             run = self.outbox.ask(lambda: self._made_run(experiment_id, name, made))
         log = RunLog(self, run)
         log.log_params(params)
         return log
 
     def resume_run(self, run_id: str) -> "RunLog":
-        """A run that was interrupted, RUNNING again; what it has is not logged twice."""
-        return self._resumed(run_id) if self.outbox is None else self.outbox.ask(lambda: self._resumed(run_id))
+        """A run that was interrupted, RUNNING again; what it has is not logged twice.
+
+        Raises `HarnessError` where it was deleted.
+        """
+        return self._ask(lambda: self._resumed(run_id))
 
     def _resumed(self, run_id: str) -> "RunLog":
-        run = self.client.get_run(run_id)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage == "deleted":
+            raise HarnessError(f"run {run_id} was deleted", exit_code=FAILED)
         if run.info.status != RUNNING:
             self.client.update_run(run_id, status=RUNNING)
         if run.data.tags.get(STATUS) != "running":
@@ -145,7 +176,7 @@ class Store:
 
     def _made_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> "Run":
         """A new run; the same one where an earlier try made it, and its answer was lost."""
-        found = self.find_runs(experiment_id, f"tags.\"{CREATION}\" = '{tags[CREATION]}'")
+        found = self._found_runs(experiment_id, f"tags.\"{CREATION}\" = '{tags[CREATION]}'", 1)
         return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
 
     @property
@@ -160,10 +191,19 @@ class Store:
 
     def write(self, letter: Mapping[str, Any]) -> None:
         """Writes something about a run, now or as soon as the server takes it."""
-        deliver(self.client, letter) if self.outbox is None else self.outbox.send(letter)
+        if self.outbox is not None:
+            self.outbox.send(letter)
+            return
+        try:
+            deliver(self.client, letter)
+        except Exception as error:
+            raise refusal(letter, error) from None
 
     def find_runs(self, experiment_id: str, filter_string: str, most: int = 1000) -> list["Run"]:
         """The runs that match a filter of MLflow's, the oldest first."""
+        return self._ask(lambda: self._found_runs(experiment_id, filter_string, most))
+
+    def _found_runs(self, experiment_id: str, filter_string: str, most: int) -> list["Run"]:
         return list(
             self.client.search_runs(
                 [experiment_id], filter_string, max_results=most, order_by=["attributes.start_time ASC"]
@@ -201,7 +241,7 @@ class Store:
         try:
             return Path(self.client.download_artifacts(run.info.run_id, path))
         except MlflowException as error:
-            raise HarnessError(f"{self.uri} gave no {path}: {error.message}", exit_code=FAILED) from None
+            raise HarnessError(f"{self} gave no {path}: {error.message}", exit_code=FAILED) from None
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

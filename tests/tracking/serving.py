@@ -88,12 +88,14 @@ class Server:
 class Gate:
     """Passes requests on to a server; `mood` is None, or the status that is answered instead.
 
-    With `is_late` the request has been passed on by then: done, and its answer lost.
+    With `is_late` the request has been passed on by then: done, and its answer lost. The mood is for requests
+    with `only` in their path.
     """
 
     def __init__(self, server: Server) -> None:
         self.mood: int | None = None
         self.is_late = False
+        self.only = ""
         gate = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -103,7 +105,8 @@ class Gate:
             def _pass(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 status, content = 200, b"{}"
-                if gate.mood is None or gate.is_late:
+                mood = gate.mood if gate.only in self.path else None
+                if mood is None or gate.is_late:
                     request = urllib.request.Request(server.uri + self.path, body or None, method=self.command)
                     request.add_header("Content-Type", self.headers.get("Content-Type") or "application/json")
                     try:
@@ -111,8 +114,8 @@ class Gate:
                             status, content = answer.status, answer.read()
                     except urllib.error.HTTPError as error:
                         status, content = error.code, error.read()
-                if gate.mood is not None:
-                    status, content = gate.mood, b"not now"
+                if mood is not None:
+                    status, content = mood, b"not now"
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from serving import Gate, Server
 
+from harness.errors import HarnessError
 from harness.tracking import outbox
 from harness.tracking.store import FINISHED, RunLog, Store
 
@@ -110,6 +111,49 @@ def test_a_run_whose_making_was_not_acknowledged_is_made_once(gate: Gate, tmp_pa
     assert len(store.find_runs(experiment, "attributes.run_name = 'second'")) == 1
 
 
+@pytest.mark.parametrize("was_away", [False, True])
+def test_artifacts_that_are_not_taken_hold_nothing_else_up(
+    was_away: bool, gate: Gate, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LATE_SECONDS", 0.1)
+    store, log, said = open_run(tmp_path, f"bucket-{was_away}")
+    gate.mood, gate.only = 500, "" if was_away else "mlflow-artifacts"
+    log.write_text("note.txt", "kept")
+    log.upload()
+    log.end(FINISHED, "finished")
+    gate.only = "mlflow-artifacts"
+    assert store.outbox is not None
+    store.outbox.retry(now=True)
+    assert store.takes_runs, "the server answers"
+    assert "does not take artifacts" in "".join(said)
+    client = MlflowClient(server.uri)
+    assert client.get_run(log.run_id).info.status == "FINISHED"
+    assert not client.list_artifacts(log.run_id)
+    gate.mood = None
+    store.outbox.flush()
+    assert [file.path for file in client.list_artifacts(log.run_id)] == ["note.txt"]
+    assert not list((tmp_path / "outbox" / "letters").glob("*.json"))
+
+
+def test_a_question_waits_until_what_was_said_before_has_arrived(gate: Gate, server: Server, tmp_path: Path) -> None:
+    store, log, _ = open_run(tmp_path, "in-turn")
+    gate.mood = 503
+    log.add_metrics({"loss": 1.0}, 0)
+    log.send()
+    gate.mood = None
+    again = store.resume_run(log.run_id)
+    again.add_metrics({"loss": 1.0}, 0)
+    again.send()
+    assert points(server.uri, log.run_id, "loss") == [(0, 1.0)]
+
+
+def test_another_stores_run_on_the_same_server_is_not_taken_up(gate: Gate, tmp_path: Path) -> None:
+    store, log, _ = open_run(tmp_path / "one", "shared")
+    other, _, _ = open_run(tmp_path / "other", "shared")
+    assert store.owns(log.run) and not other.owns(log.run)
+    assert Store(tmp_path / "one", create=True).owns(log.run), "also after a restart"
+
+
 def test_what_is_refused_later_is_kept_and_holds_nothing_up(gate: Gate, server: Server, tmp_path: Path) -> None:
     store, log, said = open_run(tmp_path, "refused")
     gate.mood = 503
@@ -127,6 +171,6 @@ def test_what_is_refused_later_is_kept_and_holds_nothing_up(gate: Gate, server: 
 
 def test_a_request_that_is_wrong_is_an_error_and_does_not_wait(gate: Gate, tmp_path: Path) -> None:
     store, log, _ = open_run(tmp_path, "wrong")
-    with pytest.raises(Exception, match="param"):
+    with pytest.raises(HarnessError, match=r"MLflow refused .* param"):
         store.write({"run": log.run_id, "params": {"a": "2"}})
     assert store.takes_runs
