@@ -6,7 +6,8 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ class Task:
     objective: str
     objective_at: str
     trial: Trial | None = None
+    renew: Callable[[], RunLog] | None = None  # another run for the same trial, where this one cannot go on
     losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
@@ -61,6 +63,19 @@ class Task:
         self.log.end(status, outcome, reason)
         if written is not None and written != own and outcome == "finished":
             shutil.rmtree(written, ignore_errors=True)
+
+    def begin_anew(self, reason: str) -> None:
+        """Ends the run as it is, and goes on under another one: what it has was trained by another recipe."""
+        assert self.renew is not None
+        self.end(FAILED_STATUS, "failed", reason)
+        self.log, self.prepared, self.is_sampled = self.renew(), None, False
+        own = self.log.folder / "checkpoints"
+        written = self.request.checkpoints
+        if written is not None:
+            written = own if written.name == "checkpoints" else written.with_name(self.log.run_id)
+        self.request = dataclasses.replace(
+            self.request, run_id=self.log.run_id, expected_recipe=None, checkpoints=written
+        )
 
     @property
     def value(self) -> float | None:
@@ -94,8 +109,11 @@ class Driver:
         self._sampler = SystemSampler()
         self._is_stopping = False
 
-    def run(self, tasks: Iterator[Task], *, jobs: int | None) -> None:
-        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended."""
+    def run(self, tasks: Iterator[Task], *, jobs: int | None, ends: float | None = None) -> None:
+        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended.
+
+        After `ends` (of the monotonic clock) it does not wait for a tracking server to take another run.
+        """
         exhausted = False
         hearing_seconds = 0.0
         while True:
@@ -109,6 +127,7 @@ class Driver:
                     self._start(task)
                 if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
                     break  # those at work are not to wait until a thousand others are started
+            exhausted |= ends is not None and time.monotonic() > ends and not self._store.takes_runs
             if exhausted and not self._active and not self._waiting:
                 return
             touched: set[RunLog] = set()
@@ -143,7 +162,8 @@ class Driver:
         """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
         self._workers.kill_all()
         for task in [*self._active.values(), *self._waiting]:
-            task.end(KILLED, "interrupted", "stopped; the same command goes on")
+            with suppress(HarnessError):  # such as of a run that was deleted meanwhile: the others end all the same
+                task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def check_stop(self) -> None:
         """Raises `KeyboardInterrupt` once `stop` was called."""
@@ -158,11 +178,13 @@ class Driver:
     def _start(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else self._workers.start()
         self._active[worker] = task
-        for other in self._active.values():
-            other.had_company |= len(self._active) > 1
+        place = self._workers.place(worker)
+        mates = [other for number, other in self._active.items() if self._workers.place(number) == place]
+        for mate in mates:
+            mate.had_company |= len(mates) > 1
         self._workers.send(worker, task.request)
         self._screen.started(task.name, task.request.values)
-        if (place := self._workers.place(worker)) is not None:
+        if place is not None:
             task.log.add_tags({"harness.node": place})
             self._screen.say(f"{task.name} is on {place}")
 
@@ -182,10 +204,16 @@ class Driver:
             case Failed(kind="edited"):
                 raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
+                is_here = self._workers.place(worker) is None  # a cluster is not emptied for one trial
                 self._release(worker, replace=message.kind == "memory")
                 if message.kind == "memory" and task.had_company:
-                    self._screen.say(f"{task.name}: out of memory beside other trials; once more, alone")
-                    task.is_alone, task.had_company = True, False
+                    self._screen.say(f"{task.name}: out of memory beside other trials; once more{', alone' * is_here}")
+                    task.is_alone, task.had_company = is_here, False
+                    self._wait(task)
+                    return False
+                if message.kind == "recipe" and task.renew is not None:
+                    self._screen.say(f"{task.name}: {message.message}; it begins anew, as another run")
+                    task.begin_anew(message.message)
                     self._wait(task)
                     return False
                 self._fail(task, message)
@@ -226,6 +254,8 @@ class Driver:
     def _prepare(self, task: Task, prepared: Prepared) -> None:
         log, values = task.log, task.request.values
         task.prepared = prepared
+        # Lost with its worker, it goes on where the same numbers come out, or begins anew.
+        task.request = dataclasses.replace(task.request, expected_recipe=prepared.recipe_digest)
         settings = {name: value for name, value in values.items() if name in ("epochs", "batch_size", "seed")}
         log.add_tags(
             {

@@ -65,7 +65,7 @@ class Train:
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
     code: dict[str, str] | None = None  # digests of the spec's parts when the command began: no other is trained
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
-    reach: str | None = None  # what a worker on another machine finds in `paths`, if it sees the driver's
+    reach: str | None = None  # a file that a worker on another machine finds in `paths`, if it sees the driver's
 
 
 @dataclass(frozen=True, kw_only=True)

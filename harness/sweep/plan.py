@@ -122,13 +122,17 @@ def make_plan(
 
 def _start_beside_imports(workers: Workers) -> int:
     """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
-    with ThreadPoolExecutor(1) as pool:
-        started = pool.submit(workers.start)
+
+    def load() -> None:
         with loading():
             import mlflow  # noqa: F401
             import optuna  # noqa: F401
 
-        return started.result()
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(load)
+        number = workers.start()  # here, where Ctrl-C is heard: it may wait for room on a cluster
+        loaded.result()
+        return number
 
 
 def count_trials(plan: Plan) -> int:

@@ -18,8 +18,6 @@ from harness.sweep.shipping import Shipment
 if TYPE_CHECKING:
     from harness.sweep.worker import Worker
 
-REACH = "reach.txt"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -74,6 +72,8 @@ class RayActor:
                 if spec is None:  # not before: a worker may wait long for its first trial
                     spec = settle(shipment, worker)
                 request = replace(request, spec=spec)
+                if isinstance(request, Train):  # its files are the driver's: what is wrong with them here is said
+                    request = replace(request, code=None)
                 if isinstance(request, Train) and (missing := unreachable(request)):
                     self._said.put(missing)
                 else:
@@ -105,8 +105,7 @@ def unreachable(request: Train) -> Failed | None:
         except HarnessError as error:
             return Failed(kind="place", message=f"there it cannot keep epochs. {error}")
         return None
-    mark = request.paths / REACH
-    if request.reach is None or (mark.is_file() and mark.read_text() == request.reach):
+    if request.reach is None or (request.paths / request.reach).is_file():
         return None
     return Failed(
         kind="place",

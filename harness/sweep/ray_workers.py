@@ -16,10 +16,9 @@ from ray.exceptions import ActorUnavailableError, RayError, RuntimeEnvSetupError
 
 import harness
 from harness.errors import FAILED, HarnessError
-from harness.files import write_whole
 from harness.machine import count_cores
 from harness.sweep.messages import Failed, PreflightReport, Train
-from harness.sweep.ray_actor import REACH, Place, RayActor
+from harness.sweep.ray_actor import Place, RayActor
 from harness.sweep.shipping import pack_spec
 from harness.sweep.workers import Lost
 
@@ -52,7 +51,8 @@ class RayWorkers:
         self._wanted = time.monotonic()  # room, last
         self._failures = self._next = self._head_misses = 0
         self._looked = 0.0
-        self._reach = uuid.uuid4().hex
+        self._reach = f"reach-{uuid.uuid4().hex}"
+        self._marked: Path | None = None
         try:
             self._shipment = pack_spec(spec, self._folder)
             _connect(address, self._folder)
@@ -139,6 +139,8 @@ class RayWorkers:
     def kill_all(self) -> None:
         """Ends every worker at once. What they wrote is whole or not there."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._marked is not None:
+            self._marked.unlink(missing_ok=True)
         if not ray.is_initialized():
             return
         if self._head_misses >= HEAD_TRIES:
@@ -200,9 +202,10 @@ class RayWorkers:
         return [(number, message) for message in said]
 
     def _mark(self, paths: Path) -> str:
-        """Leaves a word in the folder of epochs by which a worker knows that it sees the same one."""
-        if not (paths / REACH).exists() or (paths / REACH).read_text() != self._reach:
-            write_whole(paths / REACH, self._reach)
+        """Leaves a file in the folder of epochs by which a worker knows that it sees the same one."""
+        if self._marked is None:
+            self._marked = paths / self._reach
+            self._marked.touch()
         return self._reach
 
     def _check_head(self) -> None:
@@ -235,7 +238,9 @@ def _connect(address: str, folder: Path) -> None:
     environment: dict[str, Any] = {
         "working_dir": str(folder),
         "py_modules": [str(Path(harness.__file__).parent)],
-        "env_vars": {name: value for name, value in os.environ.items() if name.startswith("HARNESS_")},
+        "env_vars": {
+            name: value for name, value in os.environ.items() if name.startswith("HARNESS_") and "://" not in value
+        },
         "excludes": ["__pycache__"],
     }
     here = {"num_cpus": count_cores(), "include_dashboard": False} if address == "local" else {}

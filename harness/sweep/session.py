@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.files import remove_abandoned
 from harness.report.screen import Screen, shown_seconds, shown_values
 from harness.sweep.driver import Task
@@ -19,6 +20,7 @@ class SweepSession:
 
     def __init__(self, options: Options, plan: Plan, screen: Screen) -> None:
         self._options, self._plan, self._screen = options, plan, screen
+        self.ends = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
         self.store = Store(options.store, create=True, say=screen.say)
         remove_abandoned(self.store.folder)
         self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
@@ -29,12 +31,11 @@ class SweepSession:
 
     def tasks(self, trials: int) -> Iterator[Task]:
         """The interrupted trials, then new ones up to `trials` in all."""
-        ends = None if self._options.timeout_seconds is None else time.monotonic() + self._options.timeout_seconds
         for asked in self._study.interrupted():
             self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
             yield self._task(asked)
         while self._study.count < trials:
-            if ends is not None and time.monotonic() > ends:
+            if self.ends is not None and time.monotonic() > self.ends:
                 self._screen.say("the time is up: no further trial is started.")
                 return
             yield self._task(self._study.ask())
@@ -62,7 +63,7 @@ class SweepSession:
         """Makes the best run MLflow's registered model, where it is not that already."""
         from harness.registry import register_best
 
-        if self._study.best() is not None:
+        if self._study.best() is not None and self.store.takes_runs:
             register_best(self.store, self._options.name, self._screen.say)
 
     def _open_study(self) -> Study:
@@ -102,20 +103,30 @@ class SweepSession:
         tags = {"harness.study": self._study.uid, "harness.trial": str(asked.number), "harness.kind": "trial"}
         params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
         log = self._find_run(asked)
-        if log is not None:
-            log.log_params(params)  # where the kill came between the run and its params
+
+        def renew() -> RunLog:
+            made = self.store.create_run(self._experiment_id, name, params=params, tags=tags | self._source_tags)
+            asked.trial.set_user_attr("run_id", made.run_id)
+            return made
+
+        if log is None:
+            log = renew()
         else:
-            log = self.store.create_run(self._experiment_id, name, params=params, tags=tags | self._source_tags)
-        if asked.run_id != log.run_id:
-            asked.trial.set_user_attr("run_id", log.run_id)
+            log.log_params(params)  # where the kill came between the run and its params
+            if asked.run_id != log.run_id:
+                asked.trial.set_user_attr("run_id", log.run_id)
         task = build_task(options, plan, self.store, log, name, plan.fixed | asked.values)
-        task.trial = TrialLink(self._study, asked)
+        task.trial, task.renew = TrialLink(self._study, asked), renew
         return task
 
     def _find_run(self, asked: Asked) -> RunLog | None:
         """The MLflow run of an interrupted trial, also where the kill came before Optuna knew of it."""
         if asked.run_id is not None:
-            return self.store.resume_run(asked.run_id)
+            try:
+                return self.store.resume_run(asked.run_id)
+            except HarnessError as error:
+                self._screen.say(f"{_trial_name(asked.number)}: {error}; it goes on as another run")
+                return None
         query = f"tags.\"harness.study\" = '{self._study.uid}' AND tags.\"harness.trial\" = '{asked.number}'"
         found = self.store.find_runs(self._experiment_id, query) if asked.was_interrupted else []
         return self.store.resume_run(found[0].info.run_id) if found else None

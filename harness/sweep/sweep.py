@@ -45,7 +45,7 @@ def sweep(options: Options) -> None:
                 session = SweepSession(options, plan, screen)
                 driver = Driver(session.store, workers, screen, idle=[first])
                 with _interruptible(driver, screen, session.store):
-                    driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs)
+                    driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
                 session.summarize()
                 if options.registers:
                     session.register()

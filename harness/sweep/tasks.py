@@ -59,7 +59,7 @@ def find_train_run(store: Store, experiment_id: str, options: Options, plan: Pla
     params = {name: plan.fixed[name] for name in plan.description.hyperparameters}
     earlier = store.find_runs(experiment_id, "tags.\"harness.kind\" = 'train'")
     for run in earlier:
-        is_open = run.info.status == RUNNING or run.data.tags.get(STATUS) == "interrupted"
+        is_open = store.owns(run) and (run.info.status == RUNNING or run.data.tags.get(STATUS) == "interrupted")
         if is_open and run.data.tags.get("harness.values") == tag and not is_held(run_lock(store, run.info.run_id)):
             log = store.resume_run(run.info.run_id)
             log.log_params(params)
@@ -76,7 +76,7 @@ def find_seed_run(
     earlier = store.find_runs(experiment_id, f"tags.\"{KIND}\" = '{CONFIRM}'")
     for run in earlier:
         tags = run.data.tags
-        is_open = run.info.status == RUNNING or tags.get(STATUS) == "interrupted"
+        is_open = store.owns(run) and (run.info.status == RUNNING or tags.get(STATUS) == "interrupted")
         if is_open and (tags.get(CONFIRMS), tags.get("harness.seed")) == (of, str(values["seed"])):
             log = store.resume_run(run.info.run_id)
             log.log_params(params)

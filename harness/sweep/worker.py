@@ -126,7 +126,12 @@ class Worker:
         try:
             recipe = run.recipe
             if request.expected_recipe not in (None, recipe.digest):
-                send(Failed(kind="recipe", message="interrupted, and its recipe has changed since"))
+                send(
+                    Failed(
+                        kind="recipe",
+                        message="interrupted, and its recipe (code, data, device, versions) has changed since",
+                    )
+                )
                 return
             experiment = built.experiment
             send(

@@ -195,6 +195,67 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
     assert {trial["state"] for trial in read_study(tmp_path / "deadly")} == {"FAIL"}
 
 
+def start_and_kill(zygote: Any, spec: Path, tmp_path: Path) -> None:
+    slow(spec, 0.4)
+    started = zygote.start("sweep", spec, "--jobs", 1, "--trials", 2, cwd=tmp_path)
+    started.wait_for("trial-0000  epoch 3/8")
+    assert started.kill().code == -9
+
+
+def test_an_interrupted_trial_begins_anew_where_other_numbers_come_out(
+    harness: Harness, zygote: Any, spec: Path, tmp_path: Path
+) -> None:
+    start_and_kill(zygote, spec, tmp_path)
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 2, "--set", "threads=2", HARNESS_PACE="0")
+    assert "has changed since; it begins anew, as another run" in done.out
+    assert [trial["state"] for trial in read_study(tmp_path / "mlruns")] == ["COMPLETE", "COMPLETE"]
+    runs = harness("runs", spec, "--json").json
+    assert sorted((run["name"], run["status"]) for run in runs) == [
+        ("trial-0000", "FAILED"), ("trial-0000", "FINISHED"), ("trial-0001", "FINISHED"),
+    ]  # fmt: skip
+    whole = next(run for run in runs if (run["name"], run["status"]) == ("trial-0000", "FINISHED"))
+    history = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}").get_metric_history(whole["run_id"], "lr")
+    assert [point.step for point in history] == list(range(8))
+
+
+def test_an_interrupted_trial_whose_run_was_deleted_goes_on_as_another_run(
+    harness: Harness, zygote: Any, spec: Path, tmp_path: Path
+) -> None:
+    start_and_kill(zygote, spec, tmp_path)
+    (run,) = harness("runs", spec, "--json").json
+    MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}").delete_run(run["run_id"])
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 2, HARNESS_PACE="0")
+    assert f"run {run['run_id']} was deleted; it goes on as another run" in done.out
+    assert "(reused)" in done.out, "no epoch is trained again"
+    assert [trial["state"] for trial in read_study(tmp_path / "mlruns")] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_run_that_is_deleted_meanwhile_ends_the_sweep_with_a_sentence(
+    zygote: Any, harness: Harness, spec: Path, tmp_path: Path
+) -> None:
+    slow(spec, 0.4)
+    started = zygote.start("sweep", spec, "--jobs", 2, "--trials", 4, cwd=tmp_path)
+    started.wait_for("trial-0001  epoch 2/8")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    runs = {run["name"]: run["run_id"] for run in harness("runs", spec, "--json").json}
+    client.delete_run(runs["trial-0000"])
+    done = started.wait()
+    assert done.code == 1
+    assert done.err.startswith(f"harness: MLflow refused what there was to say of run {runs['trial-0000']}: ")
+    assert len(done.err.strip().splitlines()) == 1
+    assert client.get_run(runs["trial-0001"]).data.tags["harness.status"] == "interrupted"
+
+
+def test_a_torn_line_is_cut_off_by_whoever_writes_next(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.log"
+    first, other = open_journal(journal), open_journal(journal)
+    optuna.create_study(storage=first, study_name="one")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 6, "worker_id": "disk fu')  # while the other one has the journal open
+    optuna.create_study(storage=other, study_name="two")
+    assert sorted(optuna.get_all_study_names(open_journal(journal))) == ["one", "two"]
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_spec_that_is_edited_meanwhile_never_mixes_with_what_it_was(
     broken: bool, harness: Harness, spec: Path, tmp_path: Path
