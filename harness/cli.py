@@ -3,7 +3,6 @@
 Torch and MLflow are loaded by the commands that need them.
 """
 
-import gc
 import os
 import sys
 import traceback
@@ -39,6 +38,7 @@ from harness.arguments import (
 from harness.cli_results import app as results
 from harness.cli_results import show_runs
 from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError
+from harness.machine import keep_loaded
 
 app = typer.Typer(
     name="harness",
@@ -82,6 +82,8 @@ def sweep(
     from harness.sweep.plan import Options
 
     use_data(data_dir)
+    if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
+        raise HarnessError("--cpus-per-trial and --gpus-per-trial are Ray's to keep: give --ray as well.")
     options = Options(
         spec=spec,
         store=store,
@@ -165,8 +167,7 @@ def main() -> None:
         code = FAILED
     except Exception as error:
         code = _show_usage_error(error)
-    if "triton" not in sys.modules:  # which would take what is kept for leaks, and say so
-        gc.freeze()  # else the end of the process looks through all that it imported once more
+    keep_loaded()  # else the end of the process looks through all that it imported once more
     sys.exit(code or 0)
 
 

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +49,14 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        keep_loaded()
         gc.enable()
+
+
+def keep_loaded() -> None:
+    """Leaves all that is in memory now to itself: no garbage is looked for there, not at the end either."""
+    if "triton" not in sys.modules:  # which would take what is kept for leaks, and say so
+        gc.freeze()
 
 
 def keep_memory() -> None:

@@ -91,7 +91,8 @@ def test_a_wrong_spec_gets_one_sentence_and_leaves_nothing(harness: Harness, tmp
         (["train", "small.py", "--set", "lr=fast"], "--set lr=fast: 'fast' is not a number"),
         (["train", "small.py", "--set", "epochs=0"], "epochs must be a whole number of at least 1, not 0."),
         (["train", "small.py", "--device", "tpu"], "--device tpu: choose auto, cuda, cpu or mps."),
-        (["train", "small.py", "--from", "none.pth.tar"], "holds no runs yet"),
+        (["train", "small.py", "--from", "none.pth.tar"], "--from none.pth.tar: there is no such file."),
+        (["sweep", "small.py", "--cpus-per-trial", "2"], "are Ray's to keep: give --ray as well."),
         (["train", "smal.py"], "smal.py does not exist. Did you mean 'small.py'?"),
         (["train", "README.md"], "README.md is not a spec: a spec is a Python file"),
         (["sweep", "small.py", "--jobs", "none"], "--jobs none: give a whole number of at least 1, or auto."),
@@ -320,6 +321,7 @@ def test_training_begins_with_the_weights_of_anyones_checkpoint(harness: Harness
         {"epoch": 2, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pth.tar"
     )
     done = harness("train", spec, "--from", "a.pth.tar", "--epochs", 5, "--set", "lr=1e-20")
+    assert "begins with a.pth.tar: weights" in done.out
     run_id = done.out.splitlines()[-1].removeprefix("run ")
     opened = Store(tmp_path / "mlruns")
     steps = [point.step for point in opened.client.get_metric_history(run_id, "val_loss")]

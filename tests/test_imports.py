@@ -135,8 +135,9 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     assert not loaded_after(code) & {"torch", "mlflow", "optuna", "pandas", "numpy"}
 
 
-def test_the_end_of_a_command_that_loaded_triton_says_nothing() -> None:
+@pytest.mark.parametrize("between", ["", "from harness.machine import loading\nwith loading(): pass\n"])
+def test_the_end_of_a_command_that_loaded_triton_says_nothing(between: str) -> None:
     pytest.importorskip("triton")
-    program = "import sys, triton; from harness.cli import main; sys.argv = ['harness', '--help']; main()"
+    program = f"import sys, triton\n{between}from harness.cli import main; sys.argv = ['harness', '--help']; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not done.stderr

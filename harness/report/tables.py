@@ -58,7 +58,7 @@ def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None
     if same:
         console.print(same, markup=False)
     for record in records:
-        if record.reason and record.status != "PRUNED":
+        if record.reason and record.status not in ("PRUNED", "FINISHED"):
             console.print(f"{record.name}: {record.reason}", style="dim", markup=False, soft_wrap=True)
 
 

@@ -46,6 +46,7 @@ class PreflightReport:
     corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
     gpu_bytes: int = 0  # free on the GPU
     trial_bytes: int = 0  # what the largest trial took there, with what a process takes
+    start_note: str | None = None  # what was read of the checkpoint to begin with
     paths_note: str | None = None  # what the address of the tree of epochs lacks
 
 

@@ -41,8 +41,15 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         _pass_through(largest)
         del largest
     state_bytes = _pass_through(built)
+    start_note = None
     if request.start is not None:
-        begin_from(build_with(request.values), read_start(request.start, epochs=built.experiment.epochs))
+        start = read_start(request.start, epochs=built.experiment.epochs)
+        done = begin_from(build_with(request.values), start)
+        what = "weights" if start["optimizer"] is None else "weights and optimizer"
+        counted = (
+            "" if start["epoch"] is None else f"; its epoch {start['epoch']} counts from 0, so that {done} are done"
+        )
+        start_note = f"{what}{counted}"
     data = built.data
     experiment = built.experiment
     recipe = recipe_of(built, run_id="")
@@ -61,6 +68,7 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         train_images=len(data.train),  # type: ignore[arg-type]
         corner=corner,
         paths_note=paths_note,
+        start_note=start_note,
         **_gpu_memory(device),
     )
 

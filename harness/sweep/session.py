@@ -12,7 +12,7 @@ from harness.sweep.driver import Task
 from harness.sweep.plan import Options, Plan, changes_between, identity_of
 from harness.sweep.study import Asked, Study, archive_study, open_database, open_journal, open_study
 from harness.sweep.tasks import build_task, open_experiment, source_tags
-from harness.tracking.store import FAILED_STATUS, RunLog, Store
+from harness.tracking.store import FAILED_STATUS, STATUS, RunLog, Store
 
 
 class SweepSession:
@@ -31,9 +31,13 @@ class SweepSession:
 
     def tasks(self, trials: int) -> Iterator[Task]:
         """The interrupted trials, then new ones up to `trials` in all."""
+        is_resuming = False
         for asked in self._study.interrupted():
+            is_resuming = True
             self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
             yield self._task(asked)
+        if self._study.count >= trials and not is_resuming:
+            self._screen.say(f"{trials} trials were done before; more of them: --trials N")
         while self._study.count < trials:
             if self.ends is not None and time.monotonic() > self.ends:
                 self._screen.say("the time is up: no further trial is started.")
@@ -47,10 +51,8 @@ class SweepSession:
             for name in totals:
                 totals[name] += trial.user_attrs.get(name, 0)
         asked, reused = round(totals["epochs"]), round(totals["reused_epochs"])
-        self._screen.say(
-            f"epochs: {asked} asked, {asked - reused} trained, {reused} saved "
-            f"({shown_seconds(totals['saved_seconds'])} of training)"
-        )
+        saved = f" ({shown_seconds(totals['saved_seconds'])} of training)" if reused else ""
+        self._screen.say(f"epochs: {asked} asked, {asked - reused} trained, {reused} saved{saved}")
         best = self._study.best()
         if best is None:
             self._screen.say("no trial finished.")
@@ -73,8 +75,9 @@ class SweepSession:
         if before is not None:
             changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
             if changes or options.is_fresh:
-                self._close_runs(before.user_attrs.get("uid", ""))
+                uid = before.user_attrs.get("uid", "")
                 archived = archive_study(self._storage, options.name)
+                self._close_runs(uid, archived)
                 why = f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
                 self._screen.say(f"{why}.\nA new study starts; the earlier one is kept as {archived}, its runs stay.")
         study = Study(
@@ -91,11 +94,13 @@ class SweepSession:
             self._screen.say(f"{change}: epochs trained before are not reused.")
         return study
 
-    def _close_runs(self, study_uid: str) -> None:
-        """Ends the runs that an abandoned study left open."""
-        query = f"attributes.status = 'RUNNING' AND tags.\"harness.study\" = '{study_uid}'"
-        for run in self.store.find_runs(self._experiment_id, query):
-            self.store.resume_run(run.info.run_id).end(FAILED_STATUS, "failed", "its study was abandoned")
+    def _close_runs(self, study_uid: str, archived: str) -> None:
+        """Ends the runs that an earlier study left open."""
+        of_study = f"tags.\"harness.study\" = '{study_uid}'"
+        for is_open in ("attributes.status = 'RUNNING'", f"tags.\"{STATUS}\" = 'interrupted'"):
+            for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {is_open}"):
+                log = self.store.resume_run(run.info.run_id)
+                log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not go on")
 
     def _task(self, asked: Asked) -> Task:
         options, plan = self._options, self._plan

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import INTERRUPTED, HarnessError
 from harness.files import remove_abandoned
@@ -18,6 +18,9 @@ from harness.sweep.plan import Options, changes_between, count_trials, device_li
 from harness.sweep.tasks import build_task, find_seed_run, find_train_run, open_experiment, run_lock
 from harness.sweep.workers import LocalWorkers, Workers
 from harness.tracking.store import Store
+
+if TYPE_CHECKING:
+    from harness.sweep.session import SweepSession
 
 
 def sweep(options: Options) -> None:
@@ -46,11 +49,20 @@ def sweep(options: Options) -> None:
                 driver = Driver(session.store, workers, screen, idle=[first])
                 with _interruptible(driver, screen, session.store):
                     driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
+                screen.close()  # what is said from here on is not about running trials
                 session.summarize()
                 if options.registers:
-                    session.register()
+                    _register(session, screen)
         finally:
             screen.close()
+
+
+def _register(session: "SweepSession", screen: Screen) -> None:
+    try:
+        session.register()
+    except KeyboardInterrupt:
+        screen.say("stopped. All trials are done; the same command registers the best one.")
+        raise
 
 
 def train(options: Options) -> str:
@@ -61,6 +73,8 @@ def train(options: Options) -> str:
         screen = open_screen(list(plan.description.hyperparameters), train_images=plan.report.train_images)
         try:
             screen.say(device_line(plan.report))
+            if plan.report.start_note is not None:
+                screen.say(f"  begins with {start}: {plan.report.start_note}")
             store = Store(options.store, create=True, say=screen.say)
             remove_abandoned(store.folder)
             is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
@@ -126,6 +140,8 @@ def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:
         return {}, None
     if Path(options.start).exists():
         return {}, Path(options.start)
+    if "/" in options.start or Path(options.start).suffix:
+        raise HarnessError(f"--from {options.start}: there is no such file.")
     from harness.tracking.runs import find_run, typed_params
 
     store = Store(options.store)

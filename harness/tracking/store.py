@@ -170,6 +170,8 @@ class Store:
             self.client.update_run(run_id, status=RUNNING)
         if run.data.tags.get(STATUS) != "running":
             self.client.set_tag(run_id, STATUS, "running")
+        if REASON in run.data.tags:  # why it ended before
+            self.client.delete_tag(run_id, REASON)
         log = RunLog(self, run)
         log.read_history()
         return log

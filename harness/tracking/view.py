@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from harness.tracking.store import DIRECTION, KIND, OBJECTIVE, STATUS, SUMMARY, Store
+from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, STATUS, SUMMARY, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -91,10 +91,11 @@ def _best_runs(store: Store, experiment: "Experiment") -> list["Run"]:
     order = "ASC" if experiment.tags.get(DIRECTION) == "minimize" else "DESC"
     found = store.client.search_runs(
         [experiment.experiment_id],
-        max_results=MOST_COMPARED + 1,
+        max_results=2 * MOST_COMPARED,
         order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
     )
-    return [run for run in found if run.data.tags.get(KIND) != SUMMARY][:MOST_COMPARED]
+    others = (SUMMARY, CONFIRM)  # not of the search
+    return [run for run in found if run.data.tags.get(KIND) not in others][:MOST_COMPARED]
 
 
 def _set_view(store: Store, experiment: "Experiment", runs: Sequence["Run"]) -> None:

@@ -96,6 +96,9 @@ def test_ctrl_c_stops_within_a_second_and_the_same_command_goes_on(
         "trial-0001": "interrupted",
     }
     harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "stopped")
+    assert "goes on" not in harness("runs", spec, "--store", "stopped").out, "why it once ended is past"
+    again = harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "stopped").out
+    assert "3 trials were done before; more of them: --trials N" in again
     ours, theirs = read_store(tmp_path / "stopped"), read_store(tmp_path / "whole")
     for run in (*ours.values(), *theirs.values()):
         del run["recipe"]  # the slow loss is other code
