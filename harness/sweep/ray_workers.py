@@ -56,6 +56,9 @@ class RayWorkers:
         try:
             self._shipment = pack_spec(spec, self._folder)
             _connect(address, self._folder)
+            if address == "local":
+                _check_fit("--cpus-per-trial", cpus, "CPU")
+                _check_fit("--gpus-per-trial", gpus, "GPU")
         except BaseException:
             shutil.rmtree(self._folder)
             raise
@@ -225,6 +228,14 @@ class RayWorkers:
         have = ray.cluster_resources()
         need = f"a trial needs {self._cpus or 1:g} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
         return f"{need}, it has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU in all"
+
+
+def _check_fit(option: str, wanted: float | None, resource: str) -> None:
+    """Raises `HarnessError` where a trial is to get more than this machine has: nothing comes to it later."""
+    have = ray.cluster_resources().get(resource, 0)
+    if wanted is not None and wanted > have:
+        ray.shutdown()
+        raise HarnessError(f"{option} {wanted:g}: this machine has {have:g} {resource}.")
 
 
 def _connect(address: str, folder: Path) -> None:
