@@ -109,7 +109,7 @@ class Outbox:
                 count = len(self._letters())
                 self._say(f"{count} messages for the tracking server wait in {self._folder} for the next command")
                 return
-            time.sleep(0.1 if self._is_away else 0)
+            time.sleep(0.1 if self._is_away or self._late else 0)
 
     def ask(self, question: Callable[[], T]) -> T:
         """The server's answer to what cannot wait; waits for the server, and lets what was said before go first."""

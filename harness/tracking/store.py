@@ -44,7 +44,7 @@ class Store:
 
     def __init__(self, folder: Path, *, create: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.absolute()
-        self._is_locked = False
+        self._is_locked, self._writes = False, create
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / DATABASE}"
         self.is_local = self.uri == f"sqlite:///{self.folder / DATABASE}"
         if self.is_local and not create and not (self.folder / DATABASE).exists():
@@ -85,7 +85,7 @@ class Store:
         return path.read_text()
 
     def _ask(self, question: Callable[[], T]) -> T:
-        return question() if self.outbox is None else self.outbox.ask(question)
+        return self.outbox.ask(question) if self.outbox is not None and self._writes else question()
 
     @property
     def paths(self) -> Path:
