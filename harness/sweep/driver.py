@@ -201,7 +201,7 @@ class Driver:
                 self._release(worker)
                 self._finish(task, message)
                 return True
-            case Failed(kind="edited"):
+            case Failed(kind="edited" | "disk"):  # of no trial: none is told that it failed
                 raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
                 is_here = self._workers.place(worker) is None  # a cluster is not emptied for one trial

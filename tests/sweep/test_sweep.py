@@ -302,6 +302,38 @@ def test_a_spec_that_is_edited_meanwhile_never_mixes_with_what_it_was(
     assert read_store(tmp_path / "mlruns") == read_store(tmp_path / "whole")
 
 
+def test_a_full_disk_fails_no_trial(harness: Harness, spec: Path, tmp_path: Path) -> None:
+    full = """    def loss(self):
+        from pathlib import Path
+
+        from harness.training import writer
+
+        compute = nn.CrossEntropyLoss()
+        steps = iter(range(10**9))
+
+        def refuse(path, content):
+            raise OSError(28, "No space left on device", str(path))
+
+        def loss(outputs, targets):
+            if next(steps) == 40 and Path("full").exists():
+                writer.write_whole = refuse
+            return compute(outputs, targets)
+
+        return loss
+
+    def model(self):"""
+    edit(spec, "    def model(self):", full)
+    (tmp_path / "full").touch()
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 3, code=1)
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith(f"harness: {tmp_path}/mlruns/") and ": No space left on device. Everything trained" in last
+    assert {trial["state"] for trial in read_study(tmp_path / "mlruns")} == {"RUNNING"}
+    (tmp_path / "full").unlink()
+    harness("sweep", spec, "--jobs", 1, "--trials", 3)
+    harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "whole")
+    assert read_store(tmp_path / "mlruns") == read_store(tmp_path / "whole")
+
+
 def test_out_of_memory_fails_one_trial_and_names_the_batch_size(harness: Harness, spec: Path, tmp_path: Path) -> None:
     edit(
         spec,
