@@ -201,7 +201,8 @@ def test_best_as_text_names_the_run_and_its_values(swept: Path, zygote: Any) -> 
 
 def record(number: int, **params: Any) -> RunRecord:
     return RunRecord(
-        run_id=f"{number:032x}", name=f"trial-{number:04d}", status="FINISHED", value=0.5 + number / 100,
+        run_id=f"{number:032x}", name=f"trial-{number:04d}", status="FAILED" if number == 1 else "FINISHED",
+        value=0.5 + number / 100,
         params=params, metrics={"val_loss": 1.0, "val_accuracy": 0.5, "best_epoch": 3, "reused_epochs": 0},
         objective="val_accuracy", recipe="0123456789abcdef", reason="why" if number == 1 else None,
     )  # fmt: skip
