@@ -45,7 +45,7 @@ class Task:
     objective: str
     objective_at: str
     trial: Trial | None = None
-    renew: Callable[[], RunLog] | None = None  # another run for the same trial, where this one cannot go on
+    renew: Callable[[], tuple[RunLog, Train]] | None = None  # another run of the same trial, and its request
     losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
@@ -68,14 +68,8 @@ class Task:
         """Ends the run as it is, and goes on under another one: what it has was trained by another recipe."""
         assert self.renew is not None
         self.end(FAILED_STATUS, "failed", reason)
-        self.log, self.prepared, self.is_sampled = self.renew(), None, False
-        own = self.log.folder / "checkpoints"
-        written = self.request.checkpoints
-        if written is not None:
-            written = own if written.name == "checkpoints" else written.with_name(self.log.run_id)
-        self.request = dataclasses.replace(
-            self.request, run_id=self.log.run_id, expected_recipe=None, checkpoints=written
-        )
+        self.log, self.request = self.renew()
+        self.prepared, self.is_sampled = None, False
 
     @property
     def value(self) -> float | None:

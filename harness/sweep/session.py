@@ -9,6 +9,7 @@ from harness.errors import HarnessError
 from harness.files import remove_abandoned
 from harness.report.screen import Screen, shown_seconds, shown_values
 from harness.sweep.driver import Task
+from harness.sweep.messages import Train
 from harness.sweep.plan import Options, Plan, changes_between, identity_of
 from harness.sweep.study import Asked, Study, archive_study, open_database, open_journal, open_study
 from harness.sweep.tasks import build_task, open_experiment, source_tags
@@ -109,18 +110,25 @@ class SweepSession:
         params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
         log = self._find_run(asked)
 
-        def renew() -> RunLog:
+        def create_log() -> RunLog:
             made = self.store.create_run(self._experiment_id, name, params=params, tags=tags | self._source_tags)
             asked.trial.set_user_attr("run_id", made.run_id)
             return made
 
+        def build(log: RunLog) -> Task:
+            return build_task(options, plan, self.store, log, name, plan.fixed | asked.values)
+
+        def renew() -> tuple[RunLog, Train]:
+            task = build(create_log())
+            return task.log, task.request
+
         if log is None:
-            log = renew()
+            log = create_log()
         else:
             log.log_params(params)  # where the kill came between the run and its params
             if asked.run_id != log.run_id:
                 asked.trial.set_user_attr("run_id", log.run_id)
-        task = build_task(options, plan, self.store, log, name, plan.fixed | asked.values)
+        task = build(log)
         task.trial, task.renew = TrialLink(self._study, asked), renew
         return task
 

@@ -108,9 +108,8 @@ def _read(connection: sqlite3.Connection, which: str, values: Sequence[Any]) -> 
 def _open(database: Path) -> Iterator[sqlite3.Connection]:
     journal = database.with_name(f"{database.name}-journal")
     try:
-        if (
-            journal.exists()
-        ):  # of a driver at work, or of one that was killed amid a write: who only reads cannot undo it
+        # Of a driver at work, or of one that was killed amid a write: who may only read cannot undo what is half done.
+        if journal.exists():
             with closing(sqlite3.connect(database, timeout=20)) as connection:
                 connection.execute("SELECT 1 FROM experiments").fetchone()
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=20)) as connection:

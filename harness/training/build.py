@@ -175,7 +175,7 @@ def rebuild(built: Built, *, is_demo: bool) -> None:
         fresh = _fresh_model(built.spec, built.experiment, built.data, built.device)
     built.model.load_state_dict(fresh.state_dict())
     with torch.no_grad():
-        for (_, buffer), (_, initial) in zip(built.model.named_buffers(), fresh.named_buffers(), strict=True):
+        for buffer, initial in zip(built.model.buffers(), fresh.buffers(), strict=True):
             buffer.copy_(initial)  # those that are not in the state as well
     groups = built.optimizer.state_dict()["param_groups"]
     built.optimizer.load_state_dict({"state": {}, "param_groups": groups})

@@ -50,6 +50,7 @@ class StepGraph:
         self._replay: Callable[[], None] | None = None
         self._captured: tuple[int, ...] = ()
         self._built_in: list[Any] = []
+        self._option_names = sorted(optimizer.defaults.keys() - {"lr"})
         self._turns = 0  # of options that a graph has built in
 
     def train_epoch(
@@ -165,8 +166,7 @@ class StepGraph:
 
     def _options(self) -> list[Any]:
         """The options that a graph has built in as plain numbers."""
-        names = self._optimizer.defaults.keys() - {"lr"}
-        return [[group[name] for name in names] for group in self._optimizer.param_groups]
+        return [[group[name] for name in self._option_names] for group in self._optimizer.param_groups]
 
 
 class _Snapshot:

@@ -221,6 +221,37 @@ def test_an_interrupted_trial_begins_anew_where_other_numbers_come_out(
     assert [point.step for point in history] == list(range(8))
 
 
+def test_a_trial_that_goes_on_where_other_numbers_come_out_is_not_mixed_from_both(
+    harness: Harness, spec: Path, tmp_path: Path
+) -> None:
+    edit(spec, "import torch\n", "import os\nfrom pathlib import Path\n\nimport torch\n")
+    edit(spec, "manual_seed(1)", "manual_seed(2 if Path('other').exists() else 1)")  # as another device would
+    kill = """    def loss(self):
+        compute = nn.CrossEntropyLoss()
+        steps = iter(range(10**9))
+
+        def loss(outputs, targets):
+            if next(steps) == 40 and not Path("other").exists():
+                Path("other").touch()
+                os.kill(os.getpid(), 9)
+            return compute(outputs, targets)
+
+        return loss
+
+    def model(self):"""
+    edit(spec, "    def model(self):", kill)
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 2)
+    assert "its worker was killed (signal 9); once more" in done.out and "it begins anew, as another run" in done.out
+    harness("sweep", spec, "--jobs", 1, "--trials", 2, "--store", "whole")  # all of it in the second place
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    runs = {(run["name"], run["status"]): run["run_id"] for run in harness("runs", spec, "--json").json}
+    whole = read_store(tmp_path / "whole")
+    for name in ("trial-0000", "trial-0001"):
+        history = client.get_metric_history(runs[name, "FINISHED"], "val_loss")
+        assert [(point.step, point.value) for point in history] == whole[name]["metrics"]["val_loss"]
+    assert "has changed since" in client.get_run(runs["trial-0000", "FAILED"]).data.tags["harness.reason"]
+
+
 def test_an_interrupted_trial_whose_run_was_deleted_goes_on_as_another_run(
     harness: Harness, zygote: Any, spec: Path, tmp_path: Path
 ) -> None:
