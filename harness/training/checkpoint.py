@@ -20,8 +20,6 @@ from harness.files import write_whole
 from harness.spec import Spec
 from harness.training.device import seed_all
 
-_WEIGHTS = ("state_dict", "model_state_dict", "model", "estado_diccionario")
-_OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizador")
 _PLAIN: tuple[type[Any], ...] = (int, float, str, bytes)
 
 
@@ -104,38 +102,14 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of ours, onto the CPU; raises `HarnessError` where it is missing or damaged."""
-    loaded = _load(path)
+    loaded = read_torch_file(path)
     if not isinstance(loaded, dict) or not {"state_dict", "optimizer", "epoch", "node"} <= loaded.keys():
         raise HarnessError(f"{path} is not a checkpoint of this package.", exit_code=FAILED)
     return loaded
 
 
-def load_foreign_checkpoint(path: Path) -> dict[str, Any]:
-    """Weights, and optimizer, scheduler and epoch where there are any, of any common checkpoint.
-
-    Returns a dict with `state_dict`, `optimizer`, `scheduler` (dict or None), `epoch` (the last one that
-    was trained, or None) and `node` (its name in the path tree, where the checkpoint is ours).
-    """
-    loaded = _load(path)
-    if not isinstance(loaded, dict):
-        raise HarnessError(f"{path} holds a {type(loaded).__name__}, not a dict with a state_dict.")
-    weights = next((loaded[key] for key in _WEIGHTS if isinstance(loaded.get(key), dict)), None)
-    if weights is None and loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        weights = loaded
-    if weights is None:
-        raise HarnessError(f"{path} has no weights: expected one of the keys {', '.join(_WEIGHTS)}.")
-    optimizer = next((loaded[key] for key in _OPTIMIZERS if isinstance(loaded.get(key), dict)), None)
-    epoch = loaded.get("epoch", loaded.get("epoca"))
-    return {
-        "state_dict": {key.removeprefix("module."): value for key, value in weights.items()},
-        "optimizer": optimizer,
-        "scheduler": loaded.get("scheduler") if isinstance(loaded.get("scheduler"), dict) else None,
-        "epoch": epoch if isinstance(epoch, int) else None,
-        "node": loaded["node"] if isinstance(loaded.get("node"), str) else None,
-    }
-
-
-def _load(path: Path) -> Any:
+def read_torch_file(path: Path) -> Any:
+    """What a file of `torch.save` holds, onto the CPU; raises `HarnessError` where it is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch itself does not compare the checksums

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from harness.errors import HarnessError
 from harness.training.build import Built, calling
-from harness.training.checkpoint import load_foreign_checkpoint
+from harness.training.foreign import load_foreign_checkpoint
 from harness.training.state import restore
 
 _PROGRESS = (

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.training.checkpoint import load_checkpoint, load_foreign_checkpoint, plain, save_checkpoint
+from harness.training.checkpoint import load_checkpoint, plain, save_checkpoint
 from harness.training.device import seed_all
+from harness.training.foreign import load_foreign_checkpoint
 
 READ = """
 import sys, torch
