@@ -19,6 +19,15 @@ Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", he
 DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NUMBER|all",
+        help="The study that is meant: 1 is the first of the spec.  [default: the newest]",
+        show_default=False,
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),

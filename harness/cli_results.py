@@ -16,6 +16,7 @@ from harness.arguments import (
     RunArgument,
     SpecArgument,
     Store,
+    Study,
     parse_jobs,
     use_data,
 )
@@ -32,19 +33,21 @@ def runs(
         str | None,
         typer.Option(metavar="METRIC", help="Order by this metric's last value instead.", show_default=False),
     ] = None,
+    study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
     store: Store = MLRUNS,
 ) -> None:
-    """List the runs of SPEC, the best first."""
+    """List the runs of SPEC's newest study, the best first."""
     from harness.spec import experiment_name
 
-    show_runs(store, experiment_name(spec, is_demo=demo), sort=sort, as_json=as_json)
+    show_runs(store, experiment_name(spec, is_demo=demo), study=study, sort=sort, as_json=as_json)
 
 
 @app.command()
 def best(
     spec: SpecArgument,
+    study: Study = None,
     as_json: Json = False,
     test: Annotated[bool, typer.Option("--test", help="Measure it on the test part as well.")] = False,
     demo: Demo = False,
@@ -52,7 +55,7 @@ def best(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Show the best run of SPEC."""
+    """Show the best run of SPEC's newest study."""
     from harness.report.tables import run_lines
     from harness.spec import experiment_name
     from harness.tracking.runs import best_record
@@ -61,7 +64,7 @@ def best(
     use_data(data_dir)
     with output_kept(as_json):
         opened = Store(store)
-        record, tested = best_record(opened, experiment_name(spec, is_demo=demo)), None
+        record, tested = best_record(opened, experiment_name(spec, is_demo=demo), study=study), None
         if test:
             from harness.reload import load
             from harness.tracking.looks import describe_looks, note_look
@@ -86,6 +89,7 @@ def reload(
         Path | None,
         typer.Argument(metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
+    study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
     store: Store = MLRUNS,
@@ -106,7 +110,7 @@ def reload(
     use_data(data_dir)
     with output_kept(as_json):
         opened = Store(store)
-        found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo))
+        found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo), study=study)
         verification = reloading.verify(opened, found, device=device)
     if as_json:
         print_json(reloading.as_json(verification))
@@ -124,6 +128,7 @@ def predict(
         Path | None,
         typer.Option(metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
+    study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
     store: Store = MLRUNS,
@@ -136,7 +141,7 @@ def predict(
 
     use_data(data_dir)
     with output_kept(as_json):
-        loaded = load_run(run, spec, store=store, device=device, demo=demo)
+        loaded = load_run(run, spec, study=study, store=store, device=device, demo=demo)
         outputs = loaded.predict(images)
     classes = loaded.built.data.classes
     rows: list[dict[str, Any]] = []
@@ -162,6 +167,7 @@ def compare(
         Path | None,
         typer.Option(metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
+    study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
     store: Store = MLRUNS,
@@ -180,7 +186,7 @@ def compare(
     use_data(data_dir)
     with output_kept(as_json):
         experiment = None if spec is None else experiment_name(spec, is_demo=demo)
-        compared = comparing.compare(runs, store=store, experiment=experiment, device=device)
+        compared = comparing.compare(runs, study=study, store=store, experiment=experiment, device=device)
     if as_json:
         print_json(comparison.as_json(compared))
     else:
@@ -260,6 +266,7 @@ def ui(
             metavar="SPEC", help="The spec whose runs to show; all where none is named.", show_default=False
         ),
     ] = None,
+    study: Study = None,
     demo: Demo = False,
     port: Annotated[
         int, typer.Option(metavar="N", min=1024, max=65535, help="Where to listen, on this machine.")
@@ -270,18 +277,25 @@ def ui(
     from harness.spec import experiment_name
     from harness.tracking.ui import show
 
-    show(store, None if spec is None else experiment_name(spec, is_demo=demo), port=port, say=typer.echo)
+    name = None if spec is None else experiment_name(spec, is_demo=demo)
+    show(store, name, study=study, port=port, say=typer.echo)
 
 
-def show_runs(store: Path, name: str, *, sort: str | None = None, as_json: bool = False) -> None:
-    """Prints the runs of an experiment, the best first."""
+def show_runs(
+    store: Path, name: str, *, study: str | None = None, sort: str | None = None, as_json: bool = False
+) -> None:
+    """Prints the runs of an experiment's study, the best first."""
     from harness.report.tables import runs_table
     from harness.tracking.runs import list_runs
     from harness.tracking.store import Store
+    from harness.tracking.studies import describe_others
 
     with output_kept(as_json):
-        records = list_runs(Store(store), name, sort=sort)
+        opened = Store(store)
+        records = list_runs(opened, name, study=study, sort=sort)
     if as_json:
         print_json([record.as_json() for record in records])
-    else:
-        runs_table(records, sort=sort)
+        return
+    runs_table(records, sort=sort)
+    if study is None and (others := describe_others(list_runs(opened, name, study="all"), records)):
+        typer.echo(others)

@@ -113,16 +113,22 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[str], *, store: str | Path = "mlruns", experiment: str | None = None, device: str = "auto"
+    runs: Sequence[str],
+    *,
+    study: str | int | None = None,
+    store: str | Path = "mlruns",
+    experiment: str | None = None,
+    device: str = "auto",
 ) -> Comparison:
-    """Compares runs of a store, named by run ids, unique prefixes, or `best` (of `experiment`).
+    """Compares runs of a store, named by run ids, unique prefixes, or `best` (of `experiment`
+    and its newest study, or another `study`).
 
     Models are measured again on the validation part, image by image. Each comparison with the best run is at
     a level at which all of them together are wrong in at most 5 of 100 cases (Bonferroni): 95% for two runs.
     Raises `HarnessError` where a run is not found, or there are fewer than two.
     """
     opened = Store(Path(store))
-    found = [find_run(opened, text, experiment) for text in runs]
+    found = [find_run(opened, text, experiment, study=study) for text in runs]
     if len({run.info.run_id for run in found}) < max(2, len(found)):
         raise HarnessError("Name at least two runs, each of them once. `python -m harness runs SPEC` lists them.")
     if len(found) > len(LABELS):

@@ -152,6 +152,7 @@ def load_run(
     run: str,
     spec: str | Path | None = None,
     *,
+    study: str | int | None = None,
     store: str | Path = "mlruns",
     device: str = "auto",
     demo: bool = False,
@@ -159,13 +160,13 @@ def load_run(
 ) -> LoadedRun:
     """Rebuilds a run from its artifacts alone: the spec's source travels with it.
 
-    `run` is an MLflow run id, a unique prefix of one, or `"best"` with the `spec` (path or name) it is the
-    best of. `checkpoint` is `"best"` or `"last"`. Raises `HarnessError` where there is no such run, or its
-    artifacts are missing or damaged.
+    `run` is an MLflow run id, a unique prefix of one, or `"best"` with the `spec` (path or name) that is meant: the
+    best of its newest study, or of the one that `study` names. `checkpoint` is `"best"` or `"last"`. Raises
+    `HarnessError` where there is no such run, or its artifacts are missing or damaged.
     """
     opened = Store(Path(store))
     experiment = None if spec is None else experiment_name(spec, is_demo=demo)
-    return load(opened, find_run(opened, run, experiment), device=device, checkpoint=checkpoint)
+    return load(opened, find_run(opened, run, experiment, study=study), device=device, checkpoint=checkpoint)
 
 
 def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "best") -> LoadedRun:

@@ -73,6 +73,8 @@ def run_lines(record: RunRecord, tested: Mapping[str, float] | None = None) -> l
         "test part": tested or {},
     }
     lines = [f"{record.name}  {value}  ({record.status.lower()}{where})", f"{'run':12}{record.run_id}"]
+    if record.date:
+        lines.append(f"{'started':12}{record.date}" + (f", in sweep {record.sweep}" if record.sweep else ""))
     for name, group in groups.items():
         if group:
             lines += _wrapped(name, [f"{key} {_plain(item)}" for key, item in group.items()])
@@ -119,8 +121,10 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
     def param(name: str) -> Any:
         return lambda record: _plain(record.params.get(name))
 
+    several = len({record.sweep for record in records}) > 1
     return [
         of("name", 0, lambda record: record.name, is_text=True),
+        *([of("sweep", 0, lambda record: str(record.sweep or ""))] if several else []),
         of("run", 0, lambda record: record.run_id[:8], is_text=True),
         of("status", 0, lambda record: record.status.lower(), is_text=True),
         *([of(sort, 0, metric(sort))] if sort else []),
@@ -129,6 +133,7 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
         *(of(name, 0, param(name)) for name in params),
         of("reused", 2, lambda record: _count(record.metrics.get("reused_epochs"), 0)),
         *(of(f"last {name}", 3, metric(name)) for name in metrics),
+        of("started", 3, lambda record: record.date, is_text=True),
         of("recipe", 4, lambda record: record.recipe[:8], is_text=True),
     ]
 

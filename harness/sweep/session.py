@@ -11,9 +11,18 @@ from harness.report.screen import Screen, shown_seconds, shown_values
 from harness.sweep.driver import Task
 from harness.sweep.messages import Train
 from harness.sweep.plan import Options, Plan, changes_between, identity_of
-from harness.sweep.study import Asked, Study, archive_study, open_database, open_journal, open_study
+from harness.sweep.study import (
+    Asked,
+    Study,
+    archive_study,
+    count_archived,
+    open_database,
+    open_journal,
+    open_study,
+)
 from harness.sweep.tasks import build_task, open_experiment, source_tags
-from harness.tracking.store import FAILED_STATUS, STATUS, RunLog, Store
+from harness.tracking.runs import best_record
+from harness.tracking.store import FAILED_STATUS, JOURNAL, STATUS, SWEEP, RunLog, Store
 
 
 class SweepSession:
@@ -29,6 +38,7 @@ class SweepSession:
         self._storage = open_journal(self.store.journal) if url is None else open_database(url)
         self._source_tags = source_tags(options, plan)
         self._study = self._open_study()
+        self._number = count_archived(self._storage, options.name) + 1
 
     def tasks(self, trials: int) -> Iterator[Task]:
         """The interrupted trials, then new ones up to `trials` in all."""
@@ -59,8 +69,11 @@ class SweepSession:
             self._screen.say("no trial finished.")
             return
         objective = self._plan.fixed["objective"]
-        values = shown_values(json.loads(best.user_attrs["values"]), list(self._plan.searched))
-        self._screen.say(f"best: {_trial_name(best.number)}  {objective} {best.value:.4f}  {values}")
+        name, value, values = _trial_name(best.number), best.value, json.loads(best.user_attrs["values"])
+        if self.store.takes_runs:  # a run of `train` may be better: the command `best` says the same
+            record = best_record(self.store, self._options.name)
+            name, value, values = record.name, record.value, record.params
+        self._screen.say(f"best: {name}  {objective} {value:.4f}  {shown_values(values, list(self._plan.searched))}")
 
     def register(self) -> None:
         """Makes the best run MLflow's registered model, where it is not that already."""
@@ -79,8 +92,10 @@ class SweepSession:
                 uid = before.user_attrs.get("uid", "")
                 archived = archive_study(self._storage, options.name)
                 self._close_runs(uid, archived)
-                why = f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
-                self._screen.say(f"{why}.\nA new study starts; the earlier one is kept as {archived}, its runs stay.")
+                self._screen.say(
+                    f"{_why_anew(changes)}.\nA new study starts; the earlier one is kept as {archived}, its runs stay: "
+                    f"--study {archived.rpartition('~')[2]} shows them."
+                )
         study = Study(
             self._storage,
             options.name,
@@ -107,6 +122,7 @@ class SweepSession:
         options, plan = self._options, self._plan
         name = _trial_name(asked.number)
         tags = {"harness.study": self._study.uid, "harness.trial": str(asked.number), "harness.kind": "trial"}
+        tags |= {SWEEP: str(self._number)}
         params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
         log = self._find_run(asked)
 
@@ -143,6 +159,25 @@ class SweepSession:
         query = f"tags.\"harness.study\" = '{self._study.uid}' AND tags.\"harness.trial\" = '{asked.number}'"
         found = self.store.find_runs(self._experiment_id, query) if asked.was_interrupted else []
         return self.store.resume_run(found[0].info.run_id) if found else None
+
+
+def describe_study(options: Options, plan: Plan) -> str:
+    """What a sweep would do with the study that there is, in a sentence; nothing is written."""
+    url = options.study_storage
+    journal = options.store / JOURNAL
+    if url is None and not journal.exists():
+        return "A first study would start."
+    before = open_study(open_journal(journal) if url is None else open_database(url), options.name)
+    if before is None:
+        return "A first study would start."
+    changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
+    if changes or options.is_fresh:
+        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would stay."
+    return f"The study would go on: it has {len(before.trials)} trials."
+
+
+def _why_anew(changes: list[str]) -> str:
+    return f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
 
 
 class TrialLink:

@@ -278,6 +278,11 @@ def find_importances(study: optuna.Study) -> dict[str, float]:
         return optuna.importance.get_param_importances(study)
 
 
+def count_archived(storage: BaseStorage, name: str) -> int:
+    """How many earlier studies of a spec there are."""
+    return sum(other.rpartition("~")[0] == name for other in optuna.get_all_study_names(storage))
+
+
 def archive_study(storage: BaseStorage, name: str) -> str:
     """Gives a study another name, so that a new one can take its place; the new name."""
     taken = set(optuna.get_all_study_names(storage))

@@ -40,6 +40,9 @@ def sweep(options: Options) -> None:
         try:
             say_plan(screen, plan, trials=trials, jobs=jobs)
             if options.is_dry_run:
+                from harness.sweep.session import describe_study
+
+                screen.say(describe_study(options, plan))
                 screen.say("dry run: nothing was written.")
                 return
             with holding(lock, f"{options.name} in {options.store}"):

@@ -12,7 +12,18 @@ from harness.sweep.lock import is_held
 from harness.sweep.messages import Train
 from harness.sweep.plan import Options, Plan, trainable
 from harness.tracking.provenance import git_tags
-from harness.tracking.store import CONFIRM, CONFIRMS, DIRECTION, KIND, OBJECTIVE, RUNNING, STATUS, RunLog, Store
+from harness.tracking.store import (
+    COMPARABLE,
+    CONFIRM,
+    CONFIRMS,
+    DIRECTION,
+    KIND,
+    OBJECTIVE,
+    RUNNING,
+    STATUS,
+    RunLog,
+    Store,
+)
 
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
@@ -108,6 +119,13 @@ def source_tags(options: Options, plan: Plan) -> dict[str, str]:
         "harness.spec_path": str(options.spec.absolute()),
         "harness.demo": str(options.is_demo).lower(),
         OBJECTIVE: plan.fixed["objective"],
+        COMPARABLE: comparable_digest(plan),
     }
     tags |= {"mlflow.note.content": plan.description.summary} if plan.description.summary else {}
     return tags | git_tags(options.spec)
+
+
+def comparable_digest(plan: Plan) -> str:
+    """What names the code and the data of a run: values of runs that share it can be compared."""
+    named = json.dumps([plan.report.code, plan.report.recipe["rest"]["data"]], sort_keys=True)
+    return hashlib.sha256(named.encode()).hexdigest()[:16]

@@ -1,12 +1,12 @@
 """MLflow's database, read without MLflow: whoever lists thousands of runs need not wait for its import or its pages."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import FAILED, HarnessError
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 TAGS = ("harness.%", "mlflow.note%")  # the others hold sources and views, which a list does not show
+BRIEF_TAGS = (
+    *("harness.kind", "harness.objective", "harness.status", "harness.study", "harness.sweep"),
+    *("harness.comparable", "harness.confirms"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,7 @@ class Found:
     run_id: str
     name: str
     status: str
+    started: int = 0  # milliseconds since 1970
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -35,6 +40,7 @@ class Found:
             run_id=run.info.run_id,
             name=run.info.run_name,
             status=run.info.status,
+            started=run.info.start_time or 0,
             params=data.params,
             metrics=data.metrics,
             tags=data.tags,
@@ -53,54 +59,47 @@ def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | N
         return str(row[0]), dict(tags.fetchall())
 
 
-def read_runs(database: Path, experiment_id: str) -> list[Found]:
-    """All runs of an experiment that were not deleted, the oldest first."""
-    with _open(database) as connection:
-        return _read(connection, "experiment_id = ? AND lifecycle_stage = 'active'", (experiment_id,))
+def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> list[Found]:
+    """All runs of an experiment that were not deleted, the oldest first.
 
-
-def read_best(
-    database: Path, experiment_id: str, *, maximize: bool, required: Mapping[str, str], excluded: Mapping[str, str]
-) -> Found | None:
-    """The finished run with the best finite `objective`, the oldest of equal ones.
-
-    It has the tags `required` and has other ones than `excluded`.
+    `is_brief` reads no params, of the metrics only `objective`, and of the tags only those that tell what a run is.
     """
-    wanted = [(key, value, "=") for key, value in required.items()]
-    wanted += [(key, value, "!=") for key, value in excluded.items()]
-    tags = "".join(
-        f" AND EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = ? AND t.value {sign} ?)"
-        for _, _, sign in wanted
-    )
-    values = [text for key, value, _ in wanted for text in (key, value)]
-    query = f"""
-        SELECT r.run_uuid FROM latest_metrics m JOIN runs r ON r.run_uuid = m.run_uuid
-        WHERE m.key = 'objective' AND m.is_nan = 0 AND abs(m.value) < 1e300
-        AND r.experiment_id = ? AND r.lifecycle_stage = 'active' AND r.status = 'FINISHED'{tags}
-        ORDER BY m.value {"DESC" if maximize else "ASC"}, r.start_time LIMIT 1"""
     with _open(database) as connection:
-        row = connection.execute(query, (experiment_id, *values)).fetchone()
-        return None if row is None else _read(connection, "run_uuid = ?", row)[0]
+        which = "experiment_id = ? AND lifecycle_stage = 'active'"
+        return _read(connection, which, experiment_id, is_brief=is_brief)
 
 
-def _read(connection: sqlite3.Connection, which: str, values: Sequence[Any]) -> list[Found]:
-    order = "ORDER BY start_time, run_uuid"
-    rows = connection.execute(f"SELECT run_uuid, name, status FROM runs WHERE {which} {order}", values).fetchall()
-    found = {run_id: Found(run_id=run_id, name=name, status=status) for run_id, name, status in rows}
+def read_run(database: Path, run_id: str) -> Found:
+    """One run that there is."""
+    with _open(database) as connection:
+        return _read(connection, "run_uuid = ?", run_id)[0]
+
+
+def _read(connection: sqlite3.Connection, which: str, value: str, *, is_brief: bool = False) -> list[Found]:
+    rows = connection.execute(
+        f"SELECT run_uuid, name, status, start_time FROM runs WHERE {which} ORDER BY start_time, run_uuid", (value,)
+    )
+    found = {
+        run_id: Found(run_id=run_id, name=name, status=status, started=started or 0)
+        for run_id, name, status, started in rows
+    }
     runs = f"(SELECT run_uuid FROM runs WHERE {which})"
-    for run_id, key, value in connection.execute(
-        f"SELECT run_uuid, key, value FROM params WHERE run_uuid IN {runs} ORDER BY rowid", values
+    if not is_brief:
+        for run_id, key, text in connection.execute(
+            f"SELECT run_uuid, key, value FROM params WHERE run_uuid IN {runs} ORDER BY rowid", (value,)
+        ):
+            found[run_id].params[key] = text
+    measured = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN {runs}"
+    for run_id, key, number, is_nan in connection.execute(
+        f"{measured} AND key = 'objective'" if is_brief else measured, (value,)
     ):
-        found[run_id].params[key] = value
-    for run_id, key, value, is_nan in connection.execute(
-        f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN {runs}", values
+        found[run_id].metrics[key] = nan if is_nan else number
+    tags = BRIEF_TAGS if is_brief else TAGS
+    kept = " OR ".join("key LIKE ?" for _ in tags)
+    for run_id, key, text in connection.execute(
+        f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN {runs} AND ({kept})", (value, *tags)
     ):
-        found[run_id].metrics[key] = nan if is_nan else value
-    kept = " OR ".join("key LIKE ?" for _ in TAGS)
-    for run_id, key, value in connection.execute(
-        f"SELECT run_uuid, key, value FROM tags WHERE run_uuid IN {runs} AND ({kept})", (*values, *TAGS)
-    ):
-        found[run_id].tags[key] = value
+        found[run_id].tags[key] = text
     return list(found.values())
 
 

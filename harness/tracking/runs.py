@@ -1,17 +1,35 @@
 """Runs out of MLflow: finding one, listing them, as plain records and as pandas."""
 
 import ast
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
-from harness.tracking.database import Found, find_experiment, read_best, read_runs
-from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, REASON, RUNNING, STATUS, SUMMARY, Store
+from harness.tracking.database import Found, find_experiment, read_run, read_runs
+from harness.tracking.store import (
+    COMPARABLE,
+    CONFIRM,
+    CONFIRMS,
+    DIRECTION,
+    FINISHED,
+    KIND,
+    OBJECTIVE,
+    REASON,
+    RUNNING,
+    STATUS,
+    STUDY,
+    SUMMARY,
+    SWEEP,
+    Store,
+)
+from harness.tracking.studies import choose_study, number_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +55,15 @@ class RunRecord:
     kind: str = ""  # "trial", "train" or "confirm"
     study: str = ""  # of a trial: what tells its study from earlier ones of the same spec
     trial: int | None = None
+    sweep: int = 0  # the number of its study among those of the spec, from 1; 0: of none
+    started: int = 0  # milliseconds since 1970
+    comparable: str = ""  # what names its code and data
+    confirms: str = ""  # the id of the run that it repeats with another seed
+
+    @property
+    def date(self) -> str:
+        """When it began, in local time."""
+        return datetime.fromtimestamp(self.started / 1000).strftime("%Y-%m-%d %H:%M") if self.started else ""
 
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
@@ -44,27 +71,44 @@ class RunRecord:
         return {name: getattr(self, name) for name in names}
 
 
-def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list[RunRecord]:
-    """All runs of an experiment, the best first, or by any metric, the better end first.
+def list_runs(
+    store: Store, experiment: str, *, study: str | int | None = None, sort: str | None = None
+) -> list[RunRecord]:
+    """The runs of a study of an experiment, the best first, or by any metric, the better end first.
 
-    Runs of one value stand in the order in which they started; those without one, with that of another
-    objective, or that only repeat a run with another seed, come last. Raises `HarnessError` where no run has
-    the metric that is asked for.
+    `study` is a study's number or name, None for the newest one, or `all`: see `tracking.studies`. Runs of one
+    value stand in the order in which they started; those without one, with that of another objective, or that only
+    repeat a run with another seed, come last. Raises `HarnessError` where no run has the metric that is asked for.
     """
     experiment_id, tags = _find_experiment(store, experiment)
-    records = [to_record(run) for run in _read_runs(store, experiment_id) if run.tags.get(KIND) != SUMMARY]
-    objective = tags.get(OBJECTIVE, "val_accuracy")
-    direction = tags.get(DIRECTION, "maximize")
+    records = choose_study(number_runs(_read_records(store, experiment_id)), study, experiment)
     if sort is None:
-        keys = {r.run_id: r.value if r.objective == objective and r.kind != CONFIRM else None for r in records}
-    else:
-        keys = {record.run_id: record.metrics.get(sort) for record in records}
-        if records and all(key is None for key in keys.values()):
-            known = sorted({name for record in records for name in record.metrics})
-            raise HarnessError(
-                f"--sort {sort}: no run has this metric.{did_you_mean(sort, known)} There are: {', '.join(known)}."
-            )
-        direction = direction if sort == objective else direction_of(sort)
+        return rank(records, tags.get(OBJECTIVE, "val_accuracy"), tags.get(DIRECTION, "maximize"))
+    if records and all(record.metrics.get(sort) is None for record in records):
+        known = sorted({name for record in records for name in record.metrics})
+        raise HarnessError(
+            f"--sort {sort}: no run has this metric.{did_you_mean(sort, known)} There are: {', '.join(known)}."
+        )
+    is_objective = sort == tags.get(OBJECTIVE, "val_accuracy")
+    direction = tags.get(DIRECTION, "maximize") if is_objective else direction_of(sort)
+    return _sorted(records, {record.run_id: record.metrics.get(sort) for record in records}, direction)
+
+
+def rank(records: Sequence[RunRecord], objective: str, direction: str) -> list[RunRecord]:
+    """Runs, the best first: what "best" means everywhere. Those that do not count come last."""
+    keys = {record.run_id: record.value if counts(record, objective) else None for record in records}
+    return _sorted(records, keys, direction)
+
+
+def counts(record: RunRecord, objective: str) -> bool:
+    """Whether a run can be the best one: it has a value, of this objective.
+
+    One that repeats another run with another seed cannot: the best of them is the luckiest seed.
+    """
+    return record.value is not None and record.objective == objective and record.kind != CONFIRM
+
+
+def _sorted(records: Sequence[RunRecord], keys: Mapping[str, float | None], direction: str) -> list[RunRecord]:
     sign = -1 if direction == "maximize" else 1
 
     def order(record: RunRecord) -> tuple[bool, float]:
@@ -74,42 +118,40 @@ def list_runs(store: Store, experiment: str, *, sort: str | None = None) -> list
     return sorted(records, key=order)
 
 
-def best_record(store: Store, experiment: str) -> RunRecord:
-    """The finished run with the best objective; of equal ones the first.
-
-    Runs that only repeat one with another seed do not count: the best of them is the luckiest seed.
-    """
+def best_record(store: Store, experiment: str, *, study: str | int | None = None) -> RunRecord:
+    """The finished run of a study that ranks first (see `rank`); of equal ones the one that started first."""
     experiment_id, tags = _find_experiment(store, experiment)
     objective = tags.get(OBJECTIVE, "val_accuracy")
-    is_up = tags.get(DIRECTION) != "minimize"
-    if store.is_local:
-        required, excluded = {OBJECTIVE: objective}, {KIND: CONFIRM}
-        best = read_best(store.database, experiment_id, maximize=is_up, required=required, excluded=excluded)
-    else:
-        runs = store.client.search_runs(
-            [experiment_id],
-            f"attributes.status = 'FINISHED' AND metrics.objective > -1e300 AND tags.\"{OBJECTIVE}\" = '{objective}' "
-            f"AND tags.\"{KIND}\" != '{CONFIRM}'",
-            max_results=1,
-            order_by=[f"metrics.objective {'DESC' if is_up else 'ASC'}", "attributes.start_time ASC"],
-        )
-        best = Found.of(runs[0]) if runs else None
+    every = number_runs(_read_records(store, experiment_id, is_brief=True))
+    chosen = choose_study(every, study, experiment)
+    ranked = rank(chosen, objective, tags.get(DIRECTION, "maximize"))
+    best = next((r for r in ranked if r.status == FINISHED and counts(r, objective) and _is_finite(r.value)), None)
     if best is None:
-        raise HarnessError(f"{experiment} has no finished run yet.", exit_code=FAILED)
-    return to_record(best)
+        others = sorted({record.sweep for record in every if counts(record, objective)} - {0})
+        newest = f" in sweep {max(record.sweep for record in every)}, the newest" if others and study is None else ""
+        hint = f"; --study {others[-1]} has" if others else ""
+        raise HarnessError(f"{experiment} has no finished run yet{newest}{hint}.", exit_code=FAILED)
+    if store.is_local:
+        whole = to_record(read_run(store.database, best.run_id))
+        return dataclasses.replace(whole, sweep=best.sweep)
+    return best
 
 
-def find_best(store: Store, experiment: str) -> "Run":
+def find_best(store: Store, experiment: str, *, study: str | int | None = None) -> "Run":
     """The best run (see `best_record`) as MLflow has it."""
-    return store.client.get_run(best_record(store, experiment).run_id)
+    return store.client.get_run(best_record(store, experiment, study=study).run_id)
 
 
-def find_run(store: Store, text: str, experiment: str | None = None) -> "Run":
-    """The run that a person means: a run id, a unique prefix of one, or `best` of an experiment."""
+def _is_finite(value: float | None) -> bool:
+    return value is not None and abs(value) < 1e300  # MLflow turns infinity into the largest float
+
+
+def find_run(store: Store, text: str, experiment: str | None = None, *, study: str | int | None = None) -> "Run":
+    """The run that a person means: a run id, a unique prefix of one, or `best` of an experiment's study."""
     from mlflow.exceptions import MlflowException
 
     if text == "best":
-        return find_best(store, experiment or _only_experiment(store))
+        return find_best(store, experiment or _only_experiment(store), study=study)
     if len(text) == 32:
         try:
             return store.client.get_run(text)
@@ -153,8 +195,12 @@ def to_record(found: "Run | Found") -> RunRecord:
         recipe=tags.get("harness.recipe", ""),
         reason=tags.get(REASON),
         kind=tags.get(KIND, ""),
-        study=tags.get("harness.study", ""),
+        study=tags.get(STUDY, ""),
         trial=int(tags["harness.trial"]) if "harness.trial" in tags else None,
+        sweep=int(tags.get(SWEEP, 0)),
+        started=run.started,
+        comparable=tags.get(COMPARABLE, ""),
+        confirms=tags.get(CONFIRMS, ""),
     )
 
 
@@ -163,20 +209,24 @@ def typed_params(run: "Run") -> dict[str, Any]:
     return _typed_params(run.data.params)
 
 
-def runs(spec: str | Path, *, store: str | Path = "mlruns", demo: bool = False) -> "pd.DataFrame":
+def runs(
+    spec: str | Path, *, study: str | int | None = None, store: str | Path = "mlruns", demo: bool = False
+) -> "pd.DataFrame":
     """The runs of a spec (its path, or its name) as a DataFrame, the best first.
 
-    One row a run: `run_id`, `name`, `status`, `value`, then a column for each param and each metric's last
-    value. Where a param and a metric share a name, such as `lr`, the metric is `last_lr`.
+    They are those of the newest study, of the one that `study` names (`1` is the first), or of `"all"`. One row a
+    run: `run_id`, `name`, `status`, `value`, then a column for each param and each metric's last value, `sweep`
+    (the study's number) and `started`. Where a param and a metric share a name, such as `lr`, the metric is `last_lr`.
     Raises `HarnessError` where the store has none.
     """
     import pandas as pd
 
-    records = list_runs(Store(Path(store)), experiment_name(spec, is_demo=demo))
+    records = list_runs(Store(Path(store)), experiment_name(spec, is_demo=demo), study=study)
     params = {name for record in records for name in record.params}
     rows = [
         {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params}
         | {f"last_{name}" if name in params else name: value for name, value in r.metrics.items()}
+        | {"sweep": r.sweep, "started": datetime.fromtimestamp(r.started / 1000)}
         for r in records
     ]
     return pd.DataFrame(rows)
@@ -219,10 +269,17 @@ def _find_experiment(store: Store, name: str) -> tuple[str, Mapping[str, str]]:
     return found
 
 
-def _read_runs(store: Store, experiment_id: str) -> list[Found]:
-    """All runs of an experiment, the oldest first."""
-    if store.is_local:
-        return read_runs(store.database, experiment_id)
+def _read_records(store: Store, experiment_id: str, *, is_brief: bool = False) -> list[RunRecord]:
+    """All runs of an experiment, the oldest first; `is_brief` leaves out what choosing the best one does not need."""
+    found = (
+        read_runs(store.database, experiment_id, is_brief=is_brief)
+        if store.is_local
+        else _ask_runs(store, experiment_id)
+    )
+    return [to_record(run) for run in found if run.tags.get(KIND) != SUMMARY]
+
+
+def _ask_runs(store: Store, experiment_id: str) -> list[Found]:
     found: list[Found] = []
     token = None
     while True:

@@ -33,6 +33,9 @@ OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"
 KIND, CONFIRM = "harness.kind", "confirm"  # a run that repeats another one with another seed,
 CONFIRMS = "harness.confirms"  # whose id is in this tag
+STUDY, SWEEP = "harness.study", "harness.sweep"  # the study that a trial belongs to: its own mark, and its number
+COMPARABLE = "harness.comparable"  # what names the code and data of a run: those that share it can be compared
+JOURNAL = "optuna.log"  # of a store
 SUMMARY = "summary"  # the run that keeps the report
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
@@ -95,7 +98,7 @@ class Store:
     @property
     def journal(self) -> Path:
         """Optuna's journal."""
-        return self.folder / "optuna.log"
+        return self.folder / JOURNAL
 
     def experiment_id(
         self, name: str, *, tags: Mapping[str, str] | None = None, first_tags: Mapping[str, str] | None = None

@@ -61,7 +61,9 @@ class Server:
         return "\n".join(lines[-5:])
 
 
-def show(folder: Path, experiment: str | None, *, port: int, say: Callable[[str], None]) -> None:
+def show(
+    folder: Path, experiment: str | None, *, study: str | int | None = None, port: int, say: Callable[[str], None]
+) -> None:
     """Says where MLflow shows an experiment, or all; serves those pages until it is interrupted.
 
     Where `MLFLOW_TRACKING_URI` names a server, that one's pages are said, and nothing is started. Raises
@@ -69,7 +71,7 @@ def show(folder: Path, experiment: str | None, *, port: int, say: Callable[[str]
     """
     remote = os.environ.get("MLFLOW_TRACKING_URI", "")
     if remote.startswith(("http://", "https://")):
-        say(_listed(links(Store(folder), remote, experiment)))
+        say(_listed(links(Store(folder), remote, experiment, study=study)))
         return
     if remote:
         raise HarnessError(f"MLFLOW_TRACKING_URI is {remote}: unset it to see --store {folder}, or name a server.")
@@ -80,7 +82,7 @@ def show(folder: Path, experiment: str | None, *, port: int, say: Callable[[str]
         say(f"port {port} is in use; {chosen} is free.")
     say("starting MLflow's pages; that takes a while ...")
     with serving(folder, chosen) as server:  # it starts while this process loads MLflow
-        pages = links(Store(folder), server.address, experiment)
+        pages = links(Store(folder), server.address, experiment, study=study)
         server.wait_until_ready()
         say(_listed(pages))
         say("Ctrl-C stops it.")

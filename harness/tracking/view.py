@@ -4,41 +4,37 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, STATUS, SUMMARY, Store
+from harness.tracking.runs import RunRecord, counts, list_runs
+from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, STATUS, STUDY, SUMMARY, Store
+from harness.tracking.studies import ALL
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment
 
 KEY = "harness"
 TAG = f"mlflow.sharedViewState.{KEY}"  # what MLflow writes when a person shares a view
 MOST_COMPARED = 20
-MOST_BESIDE = 10  # runs side by side: each is a column
 
 
-def links(store: Store, address: str, experiment: str | None) -> dict[str, str]:
-    """Addresses of MLflow's pages about an experiment, by what they show; of all of them where it is None.
+def links(store: Store, address: str, experiment: str | None, *, study: str | int | None = None) -> dict[str, str]:
+    """Addresses of MLflow's pages about a study of an experiment, by what they show; of all where it is None.
 
-    Sets the experiment's view up to date on the way. Raises `HarnessError` where it has no runs.
+    `study` is as in `tracking.studies`. Sets the experiment's view up to date on the way. Raises `HarnessError` where
+    it has no runs.
     """
     address = address.rstrip("/")
     if experiment is None:
         return {"experiments": f"{address}/#/experiments?workflowType=machine_learning"}
     found = store.client.get_experiment(store.experiment_id(experiment))
-    runs = _best_runs(store, found)
-    _set_view(store, found, runs)
+    records = list_runs(store, experiment, study=study)
+    _set_view(store, found, records, _filter(list_runs(store, experiment, study=ALL), records))
     number = found.experiment_id
     list_of_runs = f"{address}/#/experiments/{number}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
     pages = {"compare": f"{list_of_runs}&compareRunsMode=CHART", "runs": list_of_runs}
-    finished = [run.info.run_id for run in runs if "objective" in run.data.metrics][:MOST_BESIDE]
-    if len(finished) > 1:
-        pages["side by side"] = (
-            f"{address}/#/compare-runs?runs={_quoted(finished)}&experiments={_quoted([number])}"
-            "&workflowType=machine_learning"
-        )
-    if finished:
-        pages["best run"] = f"{address}/#/experiments/{number}/runs/{finished[0]}?workflowType=machine_learning"
+    best = next((record for record in records if counts(record, _objective(found))), None)
+    if best is not None:
+        pages["best run"] = f"{address}/#/experiments/{number}/runs/{best.run_id}?workflowType=machine_learning"
     return pages
 
 
@@ -86,36 +82,37 @@ def build_view(
     }
 
 
-def _best_runs(store: Store, experiment: "Experiment") -> list["Run"]:
-    """Runs of an experiment, the best first; those without an objective last."""
-    order = "ASC" if experiment.tags.get(DIRECTION) == "minimize" else "DESC"
-    found = store.client.search_runs(
-        [experiment.experiment_id],
-        max_results=2 * MOST_COMPARED,
-        order_by=[f"metrics.objective {order}", "attributes.start_time ASC"],
-    )
-    others = (SUMMARY, CONFIRM)  # not of the search
-    return [run for run in found if run.data.tags.get(KIND) not in others][:MOST_COMPARED]
+def _objective(experiment: "Experiment") -> str:
+    return str(experiment.tags.get(OBJECTIVE, "val_accuracy"))
 
 
-def _set_view(store: Store, experiment: "Experiment", runs: Sequence["Run"]) -> None:
-    names: Mapping[str, Any] = {name: None for run in runs for name in run.data.params}
-    metrics = {name: None for run in runs for name in run.data.metrics}
+def _filter(every: Sequence[RunRecord], records: Sequence[RunRecord]) -> str:
+    """MLflow's filter for the trials of the one study that is meant, where there are others; never the summary."""
+    meant = {record.study for record in records if record.study}
+    if len(meant) == 1 < len({record.study for record in every if record.study}):
+        return f"tags.`{STUDY}` = '{meant.pop()}'"
+    return f"tags.`{KIND}` != '{SUMMARY}'"
+
+
+def _set_view(store: Store, experiment: "Experiment", records: Sequence[RunRecord], search_filter: str) -> None:
+    searched = [record for record in records if record.kind != CONFIRM][:MOST_COMPARED]
+    names: Mapping[str, Any] = {name: None for record in searched for name in record.params}
+    metrics = {name: None for record in searched for name in record.metrics}
     view = build_view(
-        _varied(runs, list(names)),
+        _varied(searched, list(names)),
         sorted(metrics),
-        objective=experiment.tags.get(OBJECTIVE, "val_accuracy"),
+        objective=_objective(experiment),
         direction=experiment.tags.get(DIRECTION, "maximize"),
         uid=experiment.experiment_id,
     )
-    text = json.dumps(view, separators=(",", ":"))
+    text = json.dumps(view | {"searchFilter": search_filter}, separators=(",", ":"))
     if experiment.tags.get(TAG) != text:
         store.client.set_experiment_tag(experiment.experiment_id, TAG, text)
 
 
-def _varied(runs: Sequence["Run"], names: Sequence[str]) -> list[str]:
+def _varied(records: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     """The params that differ between runs; all where none does."""
-    differing = [name for name in names if len({run.data.params.get(name) for run in runs}) > 1]
+    differing = [name for name in names if len({repr(record.params.get(name)) for record in records}) > 1]
     return differing or list(names)
 
 
@@ -146,7 +143,3 @@ def _curve(metric: str, uid: str, section: str) -> dict[str, Any]:
 
 def _uuid(uid: str, name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"harness/{uid}/{name}"))
-
-
-def _quoted(values: Sequence[str]) -> str:
-    return quote(json.dumps(list(values), separators=(",", ":")))

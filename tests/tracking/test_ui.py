@@ -110,13 +110,6 @@ def test_the_comparison_draws_what_was_searched_against_the_objective(
         page.get_by_text(chart, exact=True).first.wait_for()
 
 
-def test_runs_side_by_side_have_parallel_coordinates_at_once(page: Any, links: dict[str, str]) -> None:
-    open_page(page, links["side by side"])
-    page.get_by_text("Comparing 5 Runs from 1 Experiment").wait_for()
-    page.locator("g.parcoords").first.wait_for()
-    page.locator("text.axis-title", has_text="val_accuracy").first.wait_for()  # the objective, not just any metric
-
-
 def test_a_learning_rate_that_falls_is_seen_on_the_page_of_its_run(
     page: Any, links: dict[str, str], folder: Path
 ) -> None:

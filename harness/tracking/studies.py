@@ -1,0 +1,86 @@
+"""Which study a run belongs to. Commands speak of the newest study of a spec, unless another one is named."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.tracking.runs import RunRecord
+
+ALL = "all"
+
+
+def number_runs(records: Sequence["RunRecord"]) -> list["RunRecord"]:
+    """The same runs, each with the number of its study in `sweep`: 1 for the first study of the spec.
+
+    A trial belongs to the study that asked for it, and a run of `confirm` to that of the run which it repeats. A
+    run of `train` belongs to the newest study of the same code and data; to none (0) where there is no such one.
+    """
+    numbers: dict[str, int] = {}
+    comparable: dict[str, int] = {}  # code and data -> the newest study of them
+    by_age = sorted(records, key=lambda record: record.started)
+    for record in by_age:
+        if record.study:
+            number = numbers.setdefault(record.study, record.sweep or len(numbers) + 1)
+            if record.comparable:
+                comparable[record.comparable] = max(number, comparable.get(record.comparable, 0))
+    newest = max(numbers.values(), default=0)
+    of_run = {
+        record.run_id: numbers[record.study]
+        if record.study
+        else comparable.get(record.comparable, 0)
+        if record.comparable
+        else newest  # of an earlier version, which did not note it
+        for record in records
+        if not record.confirms
+    }
+    return [
+        dataclasses.replace(record, sweep=of_run.get(record.confirms or record.run_id, newest)) for record in records
+    ]
+
+
+def choose_study(records: Sequence["RunRecord"], study: str | int | None, experiment: str) -> list["RunRecord"]:
+    """The runs of one study: the newest one, that of a number or name (`2`, `small~2`), or of `all`.
+
+    Raises `HarnessError` where there is no such study.
+    """
+    if str(study) == ALL:
+        return list(records)
+    number = _find_number({record.sweep for record in records if record.study}, study, experiment)
+    return [record for record in records if record.sweep == number]
+
+
+def describe_others(records: Sequence["RunRecord"], shown: Sequence["RunRecord"]) -> str:
+    """A sentence on the runs that a list leaves out; empty where it leaves out none."""
+    ids = {record.run_id for record in shown}
+    others = [record for record in records if record.run_id not in ids]
+    if not others:
+        return ""
+    numbers = sorted({record.sweep for record in others} - {0})
+    whose = f"of sweep {_listed(numbers)}" if numbers else "of other code or data"
+    return f"{len(others)} more run{'s' * (len(others) > 1)} {whose}: --study all"
+
+
+def _find_number(known: set[int], study: str | int | None, experiment: str) -> int:
+    newest = max(known, default=0)
+    if study is None:
+        return newest
+    text = str(study)
+    name = text.removeprefix(f"{experiment}~")
+    if text == experiment and newest:
+        return newest
+    if name.isdecimal() and int(name) in known:
+        return int(name)
+    if not known:
+        raise HarnessError(f"--study {study}: {experiment} has no study yet, only single runs.")
+    raise HarnessError(
+        f"--study {study}: {experiment} has no such study. There {'is' if len(known) == 1 else 'are'} "
+        f"{_listed(sorted(known))}; {newest} is the newest. `all` shows the runs of all."
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last
