@@ -130,7 +130,7 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
             raise HarnessError(f"{where}:{error.lineno}: {error.msg}.") from None
         except ModuleNotFoundError as error:
             raise HarnessError(f"{path}: {error}; install it, or put it beside the spec.") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"{path} raised {type(error).__name__} while it was loaded."
             raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
         experiment = _find_experiment(module, path)

@@ -10,7 +10,7 @@ import pytest
 from running import ROOT, environment
 
 PACKAGE = ROOT / "harness"
-FOUNDATION = {"errors", "files", "machine", "objects", "demo", "search", "experiment", "spec", "__init__"}
+FOUNDATION = {"errors", "faults", "files", "machine", "objects", "demo", "search", "experiment", "spec", "__init__"}
 ALLOWED = {  # a part of the package -> the parts that it may import, beside the foundation and itself
     "data": set(),
     "models": set(),

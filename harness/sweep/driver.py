@@ -49,6 +49,8 @@ class Task:
     losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
+    outcome: str | None = None  # how it ended
+    reason: str | None = None  # why it did not finish
     is_pruned: bool = False
     is_sampled: bool = False
     had_company: bool = False  # other runs trained on this machine at some time while it did
@@ -61,6 +63,7 @@ class Task:
             for file in sorted(written.glob("*.pth.tar")):
                 link_whole(file, own / file.name)
         self.log.end(status, outcome, reason)
+        self.outcome, self.reason = outcome, reason
         if written is not None and written != own and outcome == "finished":
             shutil.rmtree(written, ignore_errors=True)
 
@@ -156,7 +159,7 @@ class Driver:
         """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
         self._workers.kill_all()
         for task in [*self._active.values(), *self._waiting]:
-            with suppress(HarnessError):  # such as of a run that was deleted meanwhile: the others end all the same
+            with suppress(Exception):  # why it ends is on its way already: this is a last word, where it can be said
                 task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def check_stop(self) -> None:
@@ -195,7 +198,7 @@ class Driver:
                 self._release(worker)
                 self._finish(task, message)
                 return True
-            case Failed(kind="edited" | "disk"):  # of no trial: none is told that it failed
+            case Failed(kind="edited" | "machine"):  # of no trial: none is told that it failed
                 raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
                 is_here = self._workers.place(worker) is None  # a cluster is not emptied for one trial
@@ -323,7 +326,12 @@ class Driver:
         task.end(status, outcome, reason)
         if task.trial is not None:
             saved = sum(result.epoch_seconds for result in task.reused)
-            details = {"epochs": len(task.results), "reused_epochs": len(task.reused), "saved_seconds": saved}
+            details = {
+                "epochs": len(task.results),
+                "reused_epochs": len(task.reused),
+                "saved_seconds": saved,
+                "outcome": outcome,
+            }
             task.trial.end(outcome, task.value, details)
         self._errors.clear()
         self._screen.ended(task.name, outcome, task.value, reason, reused=len(task.reused))
@@ -337,7 +345,7 @@ class Driver:
             task.log.write_text("traceback.txt", failed.trace)
         task.end(FAILED_STATUS, "failed", reason)
         if task.trial is not None:
-            task.trial.end("failed", None, {"reason": reason})
+            task.trial.end("failed", None, {"reason": reason, "outcome": "failed"})
         self._screen.ended(task.name, "failed", None, reason, reused=0)
         if failed.kind in ("recipe", "lost"):
             return

@@ -116,7 +116,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A request failed. `kind` is `spec`, `edited`, `user`, `memory`, `disk`, `recipe`, `place`, `lost` or `bug`."""
+    """A request failed. `kind` is `spec`, `edited`, `user`, `memory`, `machine`, `recipe`, `place`, `lost` or `bug`."""
 
     kind: str
     message: str

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.report.screen import Screen, shown_seconds, shown_values
 from harness.sweep.driver import Task
@@ -74,6 +74,18 @@ class SweepSession:
             record = best_record(self.store, self._options.name)
             name, value, values = record.name, record.value, record.params
         self._screen.say(f"best: {name}  {objective} {value:.4f}  {shown_values(values, list(self._plan.searched))}")
+
+    def check_outcome(self) -> None:
+        """Says how many trials failed; raises `HarnessError` where none of all that ended came to anything."""
+        outcomes = [trial.user_attrs["outcome"] for trial in self._study.trials() if "outcome" in trial.user_attrs]
+        counts = {name: outcomes.count(name) for name in ("failed", "diverged") if name in outcomes}
+        if not counts:
+            return
+        shown = " and ".join(f"{count} {name}" for name, count in counts.items())
+        why = f"`python -m harness runs {self._options.spec}` says why"
+        if sum(counts.values()) == len(outcomes):
+            raise HarnessError(f"no trial finished: of {len(outcomes)}, {shown}; {why}.", exit_code=FAILED)
+        self._screen.say(f"of {len(outcomes)} trials, {shown}; {why}.")
 
     def register(self) -> None:
         """Makes the best run MLflow's registered model, where it is not that already."""

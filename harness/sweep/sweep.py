@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import INTERRUPTED, HarnessError
+from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.files import remove_abandoned
 from harness.report.screen import Screen, open_screen
 from harness.sweep.driver import Driver, Task
@@ -54,6 +54,7 @@ def sweep(options: Options) -> None:
                     driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
                 screen.close()  # what is said from here on is not about running trials
                 session.summarize()
+                session.check_outcome()
                 if options.registers:
                     _register(session, screen)
         finally:
@@ -90,6 +91,8 @@ def train(options: Options) -> str:
                 with _interruptible(driver, screen, store):
                     driver.run(iter([task]), jobs=1)
             screen.say(f"run {log.run_id}")
+            if task.outcome != "finished":
+                raise HarnessError(f"{task.name} {task.outcome}: {task.reason}", exit_code=FAILED)
         finally:
             screen.close()
     return log.run_id

@@ -1,6 +1,5 @@
 """A worker: a process that loads specs and trains runs, and says what happened. It has no store and no screen."""
 
-import errno
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError, UserCodeError
+from harness.faults import KEPT, machine_fault
 from harness.files import scratch_folder
 from harness.machine import keep_memory
 from harness.models import summarize
@@ -35,7 +35,6 @@ from harness.training.recipe import code_digests
 from harness.training.remote import node_folder
 from harness.training.run import Run
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # no fault of the trial's
 Send = Callable[[Any], None]
 Receive = Callable[[], Any]
 
@@ -180,14 +179,15 @@ def _send_with_files(folder: Path, send: Send, message: Any) -> None:
 
 
 def _failed(error: Exception, request: Request) -> Failed:
+    is_theirs = isinstance(error, UserCodeError) and not isinstance(
+        request, Train
+    )  # the spec's first try: it tells more
+    if not is_theirs and not is_out_of_memory(error) and (fault := machine_fault(error)) is not None:
+        return Failed(kind="machine", message=f"{fault}. {KEPT}")
     if isinstance(error, UserCodeError):
         return Failed(kind="user", message=str(error), trace=error.trace, exit_code=error.exit_code)
     if isinstance(error, HarnessError):
         return Failed(kind="spec", message=str(error), exit_code=error.exit_code)
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        where = error.filename or "the disk"
-        kept = "Everything trained so far is kept; once that is mended, the same command goes on."
-        return Failed(kind="disk", message=f"{where}: {error.strerror}. {kept}")
     if is_out_of_memory(error):
         return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
     return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())

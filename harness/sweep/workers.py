@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from harness.errors import FAILED, HarnessError
+from harness.faults import KEPT, machine_fault
 from harness.machine import count_cores, find_gpus
 from harness.sweep.messages import PreflightReport
 
@@ -78,11 +80,15 @@ class LocalWorkers:
 
     def start(self) -> int:
         """Starts a worker and returns its number."""
-        ours, theirs = self._context.Pipe()
         used = [local.gpu for local in self._workers.values()]
         gpu = min(self._gpus, key=used.count) if len(self._gpus) > 1 else None
-        process = self._context.Process(target=_main, args=(theirs, gpu), daemon=True)  # type: ignore[attr-defined]
-        process.start()
+        try:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_main, args=(theirs, gpu), daemon=True)  # type: ignore[attr-defined]
+            process.start()
+        except (OSError, EOFError) as error:  # EOFError: the process that workers fork from could not fork, and ended
+            fault = machine_fault(error) or "this machine: it gives no further process"
+            raise HarnessError(f"no worker could be started. {fault}. {KEPT}", exit_code=FAILED) from None
         theirs.close()
         number, self._next = self._next, self._next + 1
         self._workers[number] = _Local(process, ours, gpu)

@@ -288,7 +288,7 @@ def calling(spec: Spec, what: str, exit_code: int = USAGE) -> Iterator[None]:
         yield
     except HarnessError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a spec ends neither a worker nor a sweep
         if is_out_of_memory(error):
             raise
         message = f"{spec.path}: {what} raised {type(error).__name__}: {error}"

@@ -13,6 +13,7 @@ from harness.errors import HarnessError
 from harness.training.build import Built, Siblings, calling, rebuild, recipe_of, step_scheduler
 from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
+from harness.training.fits import Unfit
 from harness.training.loop import evaluate, train_epoch
 from harness.training.recipe import IN_EVERY_RECIPE
 from harness.training.remote import open_tree
@@ -192,7 +193,11 @@ class Run:
             step = self._steps[depth - 1]
             state = self.tree.load_state(step.node.name)
             if state is not None:
-                restore(self.built.model, self.built.optimizer, state)
+                try:
+                    restore(self.built.model, self.built.optimizer, state)
+                except Unfit:  # damaged, though its checksum is right
+                    self.tree.drop_state(step.node.name)
+                    continue
                 if self._by_batch:
                     self.built.scheduler.load_state_dict(copy.deepcopy(step.scheduler))
                 return depth

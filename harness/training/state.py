@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.training.fits import check_optimizer, check_weights
+
 Knobs = list[dict[str, Any]]
 
 
@@ -16,13 +18,15 @@ def capture(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Puts a captured state back.
+    """Puts a captured state back; raises `Unfit`, with nothing changed, where it is not one of these.
 
     The optimizer keeps its present learning rate and other options: they are the scheduler's to choose.
     Its tensors are cloned, because `load_state_dict` keeps those that it is given and then updates them, and
     laid out in memory as their parameters are: a fused update on a CPU goes through both in the order of memory,
     and another loop's momentum (contiguous, where a convolution's weight is channels_last) would be scrambled.
     """
+    check_weights(model, state["state_dict"])
+    check_optimizer(optimizer, state.get("optimizer"))
     model.load_state_dict(state["state_dict"])
     tensors = _copy(state["optimizer"]["state"])
     optimizer.load_state_dict({"state": tensors, "param_groups": optimizer.state_dict()["param_groups"]})

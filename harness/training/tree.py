@@ -108,14 +108,20 @@ class Tree:
         for path in self._states(name):
             try:
                 content = path.read_bytes()
-                os.utime(path)  # the budget drops the least recently used first
             except FileNotFoundError:  # another process dropped it
                 continue
+            with suppress(FileNotFoundError, PermissionError):  # of another user's file the time is not ours to set
+                os.utime(path)  # the budget drops the least recently used first
             state = read_state(content, path.name)
             if state is not None:
                 return state
             path.unlink(missing_ok=True)
         return None
+
+    def drop_state(self, name: str) -> None:
+        """Removes the states after an epoch: they do not fit what they are to be put into."""
+        for path in self._states(name):
+            path.unlink(missing_ok=True)
 
     def add_state(self, name: str, content: bytes, checksum: str, *, kept: bool, source: Path | None = None) -> None:
         """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
@@ -173,11 +179,15 @@ def read_node(content: bytes, name: str) -> Node | None:
 
 
 def read_state(content: bytes, file_name: str) -> dict[str, Any] | None:
-    """The state in a file of this name; None where it fails its checksum."""
+    """The state in a file of this name; None where it fails its checksum, or is none."""
     if hashlib.sha256(content).hexdigest()[:16] != file_name.rpartition(".")[0].partition("-")[2]:
         return None
-    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return loaded
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        is_state = isinstance(loaded["state_dict"], dict)
+    except Exception:  # a checksum says that these bytes were written, not that they are a state
+        return None
+    return loaded if is_state else None
 
 
 def state_name(name: str, checksum: str, *, kept: bool) -> str:

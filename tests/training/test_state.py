@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn, optim
 
+from harness.training.fits import Unfit
 from harness.training.state import capture, read_knobs, restore, same_bits
 
 
@@ -101,3 +102,27 @@ def test_same_bits_sees_every_difference() -> None:
     assert not same_bits(torch.zeros(2), torch.zeros(1, 2))
     assert not same_bits({"a": 1}, {"a": 1, "b": 2}) and not same_bits([1], [1, 2])
     assert same_bits(torch.ones(2, 3).t(), torch.ones(3, 2)), "the layout in memory does not count"
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("exp_avg", torch.zeros(1)),
+        ("exp_avg", torch.zeros(3, 4)),
+        ("exp_avg", torch.zeros(4, 3, dtype=torch.int64)),
+        ("exp_avg", torch.zeros(4, 3).to_sparse()),
+        ("exp_avg", [0.0] * 12),
+        ("step", torch.zeros(4, 3)),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_before_anything_is_changed(name: str, odd: Any) -> None:
+    model, optimizer = trained()
+    state, before = capture(model, optimizer), capture(model, optimizer)
+    state["optimizer"]["state"][0][name] = odd
+    with pytest.raises(Unfit, match=f"{name} of parameter 0"):
+        restore(model, optimizer, state)
+    state = capture(model, optimizer)
+    state["state_dict"]["0.weight"] = torch.zeros(3, 4)
+    with pytest.raises(Unfit, match=r"0\.weight is 3x4 of float32"):
+        restore(model, optimizer, state)
+    assert same_bits(capture(model, optimizer), before)
