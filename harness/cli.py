@@ -3,6 +3,7 @@
 Torch and MLflow are loaded by the commands that need them.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -37,7 +38,8 @@ from harness.arguments import (
 )
 from harness.cli_results import app as results
 from harness.cli_results import show_runs
-from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError
+from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError, visible
+from harness.faults import explain
 from harness.machine import keep_loaded
 
 app = typer.Typer(
@@ -153,12 +155,15 @@ app.add_typer(results)
 
 def main() -> None:
     """The entry point: errors that a user can mend are one or two sentences, anything else is a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be bytes of any kind
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:
         if isinstance(error, UserCodeError):
             print(error.trace.rstrip(), file=sys.stderr)
-        print(f"harness: {error}", file=sys.stderr)
+        print(f"harness: {visible(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -166,15 +171,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except Exception as error:
-        code = _show_usage_error(error)
+        code = _show(error)
     keep_loaded()  # else the end of the process looks through all that it imported once more
     sys.exit(code or 0)
 
 
-def _show_usage_error(error: Exception) -> int:
+def _show(error: Exception) -> int:
     show = getattr(error, "show", None)  # click's usage errors print themselves
     if show is not None:
         show()
         return int(getattr(error, "exit_code", 2))
+    sentence = explain(error)
+    if sentence is not None:
+        print(f"harness: {visible(sentence)}", file=sys.stderr)
+        return FAILED
     traceback.print_exception(error)
     return FAILED

@@ -72,3 +72,12 @@ def without_login(text: str) -> str:
     'postgresql+psycopg://...@host/studies is away'
     """
     return re.sub(r"(?<=://)(\S*@)?([^\s?]*)(\?\S*)?", lambda found: ("...@" if found[1] else "") + found[2], text)
+
+
+def visible(text: str) -> str:
+    r"""A text in which no character commands a terminal: escapes, bells and the like are written out.
+
+    >>> visible("a\033[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)

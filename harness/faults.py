@@ -1,8 +1,11 @@
-"""What fails in the machine beneath a program: disks, permissions, quotas, handles, processes. No trial is to blame."""
+"""What fails beneath this package, in a sentence: disks, permissions, quotas, processes, databases, libraries."""
 
 import errno
 import os
+import re
 from collections.abc import Iterator
+
+from harness.errors import without_login
 
 KEPT = "Everything trained so far is kept; once that is mended, the same command goes on."
 SCARCE = (  # what a machine runs out of; libraries tell it in words as well
@@ -16,6 +19,16 @@ MACHINE = frozenset(
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO),
     )
 )
+LIBRARIES = {  # whose exceptions are no bugs of ours, by the package that defines them
+    "sqlite3": "the store's database",
+    "sqlalchemy": "the store's database",
+    "alembic": "the store's database",
+    "mlflow": "MLflow",
+    "optuna": "Optuna",
+    "requests": "the tracking server",
+    "urllib3": "the tracking server",
+}
+MOST_CHARACTERS = 300
 IN_WORDS = {  # of errors without a number
     "can't start new thread": "no further thread can be started",
     "out of shared memory": "out of shared memory (/dev/shm)",  # of torch's loader workers
@@ -48,3 +61,32 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             return
         yield found
         found = found.__cause__
+
+
+def explain(error: BaseException) -> str | None:
+    """A sentence for what the machine or a library has to say; None for what is a bug of this package."""
+    fault = machine_fault(error)
+    if fault is not None:
+        return f"{fault}. {KEPT}"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or _first_line(error)}."
+    if isinstance(error, MemoryError) or any(name == "torch.OutOfMemoryError" for name in _kinds(error)):
+        return "out of memory: close other programs, or give this one more (ulimit -v, the container's limit)."
+    if "(sqlite3." in str(error):  # also in MLflow's words
+        return f"the store's database: {_first_line(error).rstrip('.')}. {KEPT}"
+    for kind in _kinds(error):
+        known = LIBRARIES.get(kind.partition(".")[0])
+        if known is not None:
+            return f"{known}: {_first_line(error).rstrip('.')}."
+    return None
+
+
+def _kinds(error: BaseException) -> list[str]:
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message, without the kind of exception that SQLAlchemy puts before it."""
+    lines = without_login(str(error)).strip().splitlines()
+    return re.sub(r"^\(\S+\)\s*", "", lines[0])[:MOST_CHARACTERS] if lines else type(error).__name__

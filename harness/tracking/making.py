@@ -28,6 +28,9 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db").setLevel(
+        logging.CRITICAL + 1
+    )  # hundreds of lines of SQL; the error is raised too
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import FAILED, HarnessError, without_login
+from harness.faults import explain
 from harness.files import write_whole
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def refusal(letter: Mapping[str, Any], error: Exception) -> Exception:
 
     if not isinstance(error, MlflowException):
         return error
+    if "(sqlite3." in str(error):
+        return HarnessError(explain(error) or str(error), exit_code=FAILED)
     return HarnessError(
         f"MLflow refused what there was to say of run {letter['run']}: {_reason(error)}", exit_code=FAILED
     )

@@ -17,7 +17,7 @@ Harness = Callable[..., Finished]
 SWEEP = ("sweep", "small.py", "--jobs", 1, "--trials", 3)
 SENTENCE = "Everything trained so far is kept; once that is mended, the same command goes on."
 # In the middle of a trial a worker meets the fault that a file `broken` names, as long as that is there.
-BREAKING = '''    def loss(self):
+BREAKING = """    def loss(self):
         import subprocess
         from pathlib import Path
 
@@ -39,7 +39,7 @@ BREAKING = '''    def loss(self):
 
         return loss
 
-    def model(self):'''
+    def model(self):"""
 
 
 @pytest.fixture(scope="module")
