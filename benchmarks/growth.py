@@ -28,16 +28,17 @@ from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
-from harness.report.screen import Screen
+from harness.reporting.screen import Screen
+from harness.searching import requests
+from harness.searching.driver import Driver
+from harness.searching.plan import Options, Plan
+from harness.searching.session import SweepSession
+from harness.searching.study import Study
+from harness.searching.task import Task
 from harness.spec import load_spec
-from harness.sweep import tasks
-from harness.sweep.driver import Driver, Task
-from harness.sweep.messages import Done, PreflightReport, Prepared, Train
-from harness.sweep.plan import Options, Plan
-from harness.sweep.session import SweepSession
-from harness.sweep.study import Study
 from harness.tracking.store import RunLog
 from harness.training.results import EpochResult
+from harness.workers.messages import Done, PreflightReport, Prepared, Train
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "ask": [(Study, "ask")],
@@ -46,7 +47,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "journal": [(JournalFileBackend, "append_logs"), (JournalFileBackend, "read_logs")],
     "mlflow": [(MlflowClient, name) for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "get_run")],
     "files": [(RunLog, "write_text")],
-    "git": [(tasks, "git_tags")],
+    "git": [(requests, "git_tags")],
 }
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -132,7 +133,7 @@ def made_up_run(request: Train, prepared: Prepared) -> Iterator[Any]:
             "val_loss": 1.1 - accuracy, "val_accuracy": accuracy,
         }  # fmt: skip
         yield EpochResult(
-            epoch=epoch, metrics=metrics, learning_rate=values["lr"], next_learning_rate=values["lr"],
+            epoch=epoch, metrics=metrics, learning_rate=values["lr"],
             epoch_seconds=1.0, reused=False, trained_by=request.run_id, best_epoch=best[0], best_value=best[1],
             is_finite=True,
         )  # fmt: skip

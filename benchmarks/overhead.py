@@ -28,7 +28,7 @@ from harness.models import vgg16
 from harness.spec import load_spec
 from harness.training.build import DataCache, build
 from harness.training.device import choose_device, choose_precision, choose_threads, make_deterministic
-from harness.training.run import Run
+from harness.training.run import Walk
 
 LEARNING_RATE, MOMENTUM = 0.02, 0.9
 
@@ -102,14 +102,14 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     publish("overhead", given, columns, rows, notes)
 
 
-def build_run(images: Path, folder: Path, device: torch.device, threads: int, **more: Any) -> Run:
+def build_run(images: Path, folder: Path, device: torch.device, threads: int, **more: Any) -> Walk:
     """A run of the spec as a worker builds it; `more` are values of settings."""
     os.environ["BENCH_IMAGES"] = str(images)
     make_deterministic(threads)
     spec = load_spec(SPECS / "images.py")
     values = spec.experiment.defaults() | {"epochs": 10_000, "threads": threads, "lr": LEARNING_RATE} | more
     built = build(spec, values, device=device, cache=DataCache())
-    return Run(built, run_id="1" * 32, paths=folder / "paths", budget_bytes=10**9, checkpoints=folder / "checkpoints")
+    return Walk(built, run_id="1" * 32, paths=folder / "paths", budget_bytes=10**9, checkpoints=folder / "checkpoints")
 
 
 def network(device: torch.device, *, channels_last: bool, width: int = 8) -> tuple[nn.Module, optim.Optimizer]:

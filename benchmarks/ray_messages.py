@@ -17,12 +17,12 @@ from typing import Any
 from common import SPECS, parser, publish
 from growth import made_up_run, prepared_run
 
-from harness.sweep import ray_workers
-from harness.sweep.messages import Train
-from harness.sweep.ray_actor import RayActor
-from harness.sweep.ray_workers import RayWorkers
-from harness.sweep.shipping import Shipment
 from harness.training.results import EpochResult
+from harness.workers import ray_workers
+from harness.workers.messages import Train
+from harness.workers.ray_actor import RayActor
+from harness.workers.ray_workers import RayWorkers
+from harness.workers.shipping import Shipment
 
 SHARE = 0.01  # of a core that Ray sets aside for a worker: so that it starts as many as are asked for
 

@@ -24,11 +24,11 @@ from common import SPECS, interleaved, paired_ratio, parser, publish
 from images import write_images
 from rich.console import Console
 
-from harness.report.screen import Screen
-from harness.sweep.driver import Driver, Task
-from harness.sweep.messages import Train
-from harness.sweep.workers import LocalWorkers
+from harness.reporting.screen import Screen
+from harness.searching.driver import Driver, Task
 from harness.tracking.store import Store
+from harness.workers.local import LocalWorkers
+from harness.workers.messages import Train
 
 SPEC = SPECS / "images.py"
 
@@ -117,18 +117,18 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
 
 def run_alone(connection: Connection, request: Train) -> None:
     """Trains a run without a store or a driver, otherwise as a worker does; sends when its epochs ended."""
-    import harness.sweep.preload  # noqa: F401
+    import harness.workers.preload  # noqa: F401
     from harness.machine import keep_memory
     from harness.spec import load_spec
     from harness.training.build import DataCache, build
     from harness.training.device import choose_device, choose_threads, make_deterministic
-    from harness.training.run import Run
+    from harness.training.run import Walk
 
     keep_memory()
     make_deterministic(choose_threads(None))
     spec = load_spec(request.spec)
     built = build(spec, request.values, device=choose_device(request.device), cache=DataCache())
-    run = Run(
+    run = Walk(
         built, run_id=request.run_id, paths=request.paths, budget_bytes=request.budget_bytes,
         checkpoints=request.checkpoints,
     )  # fmt: skip
@@ -139,10 +139,10 @@ def run_alone(connection: Connection, request: Train) -> None:
 
 
 def _defaults() -> dict[str, Any]:
+    from harness.settings import of_a_run
     from harness.spec import load_spec
-    from harness.sweep.plan import trainable
 
-    return trainable(load_spec(SPEC).experiment.defaults())
+    return of_a_run(load_spec(SPEC).experiment.defaults())
 
 
 def _epoch_seconds(times: list[float]) -> float:

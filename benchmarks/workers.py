@@ -33,11 +33,11 @@ from common import SPECS, parser, publish
 from growth import made_up_plan, made_up_run, prepared_run
 from rich.console import Console
 
-from harness.report.live import LiveScreen
-from harness.sweep.driver import Driver
-from harness.sweep.messages import PreflightReport, Prepared, Train
-from harness.sweep.plan import Options
-from harness.sweep.session import SweepSession
+from harness.reporting.live import LiveScreen
+from harness.searching.driver import Driver
+from harness.searching.plan import Options
+from harness.searching.session import SweepSession
+from harness.workers.messages import PreflightReport, Prepared, Train
 
 FORK = get_context("fork")
 WIDTH, HEIGHT = 120, 40  # of the terminal

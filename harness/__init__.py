@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from harness import data, models, search
     from harness.errors import HarnessError
     from harness.experiment import Experiment
-    from harness.reload import LoadedRun, load_run
+    from harness.results.reload import LoadedRun, load_run
     from harness.tracking.runs import history, runs
 
 __all__ = [
@@ -27,8 +27,8 @@ __all__ = [
 _HOMES = {
     "Experiment": "harness.experiment",
     "HarnessError": "harness.errors",
-    "LoadedRun": "harness.reload",
-    "load_run": "harness.reload",
+    "LoadedRun": "harness.results.reload",
+    "load_run": "harness.results.reload",
     "history": "harness.tracking.runs",
     "runs": "harness.tracking.runs",
 }

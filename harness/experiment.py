@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import HarnessError, did_you_mean
 from harness.search import Hyperparameter
+from harness.settings import SETTINGS, Settings, check_setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-class Experiment:
+class Experiment(Settings):
     """One experiment: what is trained, on what, how, and which values are searched.
 
     Subclass it in a file of its own, override settings by plain class attributes, declare hyperparameters
@@ -35,23 +35,6 @@ class Experiment:
     >>> Digits(width=48).width
     48
     """
-
-    epochs: int = 40
-    batch_size: int = 64
-    seed: int = 0
-    objective: str = "val_accuracy"  # what the search improves
-    objective_at: str = "best"  # a run's value: its "best" epoch's, or its "last" one's
-    direction: str | None = None  # "maximize" or "minimize"; None: follows from the objective's name
-    monitor: str = "val_loss"  # what a plateau scheduler watches
-    scheduler_step: str = "epoch"  # or "batch"
-    checkpoint_every: int = 2  # epochs
-    keep: tuple[str, ...] | str = ("best", "last")  # or "all"
-    precision: str = "auto"  # "float32", "tf32", "bfloat16", or what the device is fast at
-    compile: bool = False  # the model by torch.compile: slow to start, then faster
-    threads: int | None = None  # CPU threads a run; None: what suits the machine
-    trials: int = 20
-    sampler: str = "tpe"  # "random", or "grid": every combination of a stepped search space, once
-    pruner: Any = None  # "median", "hyperband", or an Optuna pruner
 
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
 
@@ -107,7 +90,7 @@ class Experiment:
                 inherited[name] = value
             elif name in SETTINGS:
                 check_setting(name, value)
-                setattr(cls, name, Setting(name, value))
+                setattr(cls, name, SETTINGS[name].overridden(value))
             elif name in _OWN:
                 raise HarnessError(f"{name} is a name that Experiment uses itself; choose another one.")
             elif not name.startswith("_") and name not in _METHODS:
@@ -143,35 +126,9 @@ class Experiment:
             self._reads = before
 
 
-class Setting:
-    """A class attribute whose reads on an instance are noted, like a hyperparameter's."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        self.name, self.value = name, value
-
-    def __get__(self, instance: Experiment | None, owner: type | None = None) -> Any:
-        return self.value if instance is None else instance.read(self.name)
-
-
-SETTINGS = (
-    *("epochs", "batch_size", "seed", "objective", "objective_at", "direction", "monitor", "scheduler_step"),
-    *("checkpoint_every", "keep", "precision", "compile", "threads", "trials", "sampler", "pruner"),
-)
-for _name in SETTINGS:
-    setattr(Experiment, _name, Setting(_name, vars(Experiment)[_name]))
-
 _METHODS = frozenset(name for name, value in vars(Experiment).items() if isinstance(value, types.FunctionType))
 _OWN = frozenset(("values", "params", "read", "recording", "defaults", "hyperparameters"))
 _POINTS_CHECKED = 64  # of the range of a searched setting
-_COUNTS = ("epochs", "batch_size", "checkpoint_every", "trials", "threads")
-_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "objective_at": ("best", "last"),
-    "direction": (None, "maximize", "minimize"),
-    "scheduler_step": ("epoch", "batch"),
-    "precision": ("auto", "float32", "tf32", "bfloat16"),
-    "compile": (False, True),
-    "sampler": ("tpe", "random", "grid"),
-}
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "entropy", "distance")
 
 
@@ -184,42 +141,6 @@ def direction_of(objective: str, direction: str | None = None) -> str:
     if direction is not None:
         return direction
     return "minimize" if objective.rsplit("_", 1)[-1] in _LOWER_IS_BETTER else "maximize"
-
-
-def check_setting(name: str, value: Any) -> None:
-    """Raises `HarnessError` where a setting cannot have this value."""
-    if name in _COUNTS and not (name == "threads" and value is None):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise HarnessError(f"{name} must be a whole number of at least 1, not {value!r}.")
-    elif name == "seed" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise HarnessError(f"seed must be a whole number of at least 0, not {value!r}.")
-    elif name in _OPTIONS and value not in _OPTIONS[name]:
-        options = ", ".join(repr(option) for option in _OPTIONS[name])
-        hint = did_you_mean(str(value), [str(option) for option in _OPTIONS[name]])
-        raise HarnessError(f"{name} must be one of {options}, not {value!r}.{hint}")
-    elif name in ("objective", "monitor") and not isinstance(value, str):
-        raise HarnessError(f"{name} must be the name of a metric, not {value!r}.")
-    elif name == "keep" and value != "all" and not set(_as_names(value)) <= {"best", "last"}:
-        raise HarnessError(f"keep must be 'all' or a tuple of 'best' and 'last', not {value!r}.")
-
-
-def parse_setting(name: str, text: str, default: Any) -> Any:
-    """The value of `--set NAME=TEXT` for a setting; raises `HarnessError` where it is none."""
-    value: Any = text
-    if not isinstance(default, str):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, TypeError):
-            value = text
-    try:
-        check_setting(name, value)
-    except HarnessError as error:
-        raise HarnessError(f"--set {name}={text}: {error}") from None
-    return value
-
-
-def _as_names(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _check_hyperparameter(name: str, hyperparameter: Hyperparameter) -> None:

@@ -1,5 +1,6 @@
 """Files that are whole or not there: temporary file, fsync, rename, fsync of the folder."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -9,6 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SUFFIX = ".tmp"
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Away(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class StoredObject:
     """An object that was listed; its size in bytes."""
 
     name: str
@@ -70,14 +70,14 @@ class Objects:
             return False
         return True
 
-    def find(self, folder: str, beginning: str = "") -> list[Found]:
+    def find(self, folder: str, beginning: str = "") -> list[StoredObject]:
         """All objects in and below a folder whose names go on with `beginning`, the oldest first."""
         with self._reaching():
             path = self._path(folder)
             listed = self._files.find(path, prefix=beginning, detail=True)
         cut = len(self._root.rstrip("/")) + 1
         found = [
-            Found(name=name[cut:], size=int(entry["size"]), modified=_modified(entry))
+            StoredObject(name=name[cut:], size=int(entry["size"]), modified=_modified(entry))
             for name, entry in listed.items()
             if entry["type"] == "file" and name.startswith(f"{path.rstrip('/')}/{beginning}")
         ]

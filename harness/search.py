@@ -17,8 +17,8 @@ from harness.errors import HarnessError, did_you_mean
 T = TypeVar("T")
 
 
-class Trial(Protocol):
-    """The part of `optuna.trial.Trial` that a hyperparameter uses."""
+class Suggester(Protocol):
+    """Who suggests values: the part of `optuna.trial.Trial` that a hyperparameter uses."""
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int: ...
@@ -48,7 +48,7 @@ class Hyperparameter(ABC):
         """The value that `--set NAME=text` means; `ValueError` where it means none."""
 
     @abstractmethod
-    def suggest(self, trial: Trial, name: str) -> Any:
+    def suggest(self, trial: Suggester, name: str) -> Any:
         """Asks a trial for a value, the real one, whatever the trial works with inside."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Uniform(Hyperparameter):
     def parse(self, text: str) -> float:
         return _finite(text)
 
-    def suggest(self, trial: Trial, name: str) -> float:
+    def suggest(self, trial: Suggester, name: str) -> float:
         value = trial.suggest_float(name, self.low, self._last(), step=self.step, log=False)
         return value if self.step is None else _tidy(value)
 
@@ -111,7 +111,7 @@ class LogUniform(Hyperparameter):
     def parse(self, text: str) -> float:
         return _finite(text)
 
-    def suggest(self, trial: Trial, name: str) -> float:
+    def suggest(self, trial: Suggester, name: str) -> float:
         if self.count is None:
             return trial.suggest_float(name, self.low, self.high, step=None, log=True)
         return self._grid()[trial.suggest_int(name, 0, self.count - 1, step=1)]
@@ -153,7 +153,7 @@ class Integer(Hyperparameter):
         except ValueError:
             raise ValueError(f"{text!r} is not an integer") from None
 
-    def suggest(self, trial: Trial, name: str) -> int:
+    def suggest(self, trial: Suggester, name: str) -> int:
         last = self.low + (self.high - self.low) // self.step * self.step
         return trial.suggest_int(name, self.low, last, step=self.step)
 
@@ -194,7 +194,7 @@ class Choice(Hyperparameter):
         hint = did_you_mean(text, [str(option) for option in self.options])
         raise ValueError(f"{text!r} is not one of {self.describe()}.{hint}")
 
-    def suggest(self, trial: Trial, name: str) -> Any:
+    def suggest(self, trial: Suggester, name: str) -> Any:
         shown = [option if isinstance(option, _PLAIN) else repr(option) for option in self.options]
         return self.options[shown.index(trial.suggest_categorical(name, shown))]
 

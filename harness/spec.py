@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from harness.errors import USAGE, HarnessError, UserCodeError, did_you_mean, user_trace
-from harness.experiment import SETTINGS, Experiment, parse_setting
+from harness.experiment import Experiment
 from harness.search import Hyperparameter, parse_hyperparameter
+from harness.settings import SETTINGS, parse_setting
 
 _LIBRARIES = tuple(
     os.path.join(folder, "")

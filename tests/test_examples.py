@@ -29,7 +29,7 @@ def test_the_readme_names_what_is_there() -> None:
     for path in re.findall(r"`((?:experiments|benchmarks|harness|tests)/[\w./]*)`", text):
         assert (ROOT / path).exists(), path
     commands = set(re.findall(r"python -m harness (\w+)", text)) - {"COMMAND"}
-    source = "".join((ROOT / "harness" / name).read_text() for name in ("cli.py", "cli_results.py"))
+    source = "".join((ROOT / "harness" / name).read_text() for name in ("cli/app.py", "cli/results.py"))
     assert commands and all(f"def {command}(" in source for command in commands)
 
 

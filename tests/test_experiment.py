@@ -6,7 +6,8 @@ import pytest
 
 from harness import Experiment, search
 from harness.errors import HarnessError
-from harness.experiment import SETTINGS, direction_of, parse_setting
+from harness.experiment import direction_of
+from harness.settings import SETTINGS, parse_setting
 
 
 def define(**attributes: Any) -> type[Experiment]:

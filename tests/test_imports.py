@@ -10,40 +10,32 @@ import pytest
 from running import ROOT, environment
 
 PACKAGE = ROOT / "harness"
-FOUNDATION = {"errors", "faults", "files", "machine", "objects", "demo", "search", "experiment", "spec", "__init__"}
+FOUNDATION = {
+    *("errors", "faults", "files", "machine", "objects", "demo"),
+    *("search", "settings", "experiment", "spec", "__init__"),
+}
+TRACKING = {"tracking", "training.results"}
 ALLOWED = {  # a part of the package -> the parts that it may import, beside the foundation and itself
     "data": set(),
     "models": set(),
     "training": {"data"},
     "tracking": set(),
-    "statistics": set(),
-    "report": {"tracking", "training.results", "statistics"},
-    "sweep": {"data", "models.summarize", "training", "tracking", "report", "registry"},
-    "reload": {"data", "training", "tracking"},
-    "export": {"data", "tracking", "reload"},
-    "registry": {"tracking", "export"},
-    "compare": {"data", "training", "tracking", "reload", "statistics"},
-    "confirm": {"training", "tracking", "reload", "statistics", "sweep"},
-    "arguments": set(),
-    "reporting": {"data", "tracking", "reload", "report.study", "sweep.study"},
-    "cli_results": {"arguments", "sweep.plan", "reload", "report", "tracking", "compare", "confirm", "reporting"},
-    "cli": {"arguments", "sweep", "cli_results"},
+    "results": {"data", "training", "tracking"},
+    "workers": {"data", "models", "training"},
+    "reporting": {"data", "results", *TRACKING},
+    "searching": {"workers", "results", "reporting", *TRACKING},
+    "cli": {"searching", "results", "reporting", "tracking"},
     "__main__": {"cli"},
 }
 FORBIDDEN = {  # libraries that a part must not know
     "training": {"mlflow", "optuna", "typer", "rich"},
     "data": {"mlflow", "optuna", "typer", "rich"},
     "models": {"mlflow", "optuna", "typer", "rich"},
-    "tracking": {"torch", "optuna", "typer", "rich"},
-    "report": {"torch", "optuna", "mlflow"},
-    "reload": {"optuna", "typer", "rich"},
-    "export": {"optuna", "typer", "rich"},
-    "registry": {"torch", "optuna", "typer", "rich"},
-    "statistics": {"torch", "mlflow", "optuna", "typer", "rich"},
-    "compare": {"mlflow", "optuna", "typer", "rich"},
-    "confirm": {"mlflow", "optuna", "typer", "rich"},
-    "reporting": {"mlflow", "optuna", "typer", "rich"},
-    "cli_results": {"torch", "optuna", "mlflow"},
+    "tracking": {"torch", "typer", "rich"},
+    "results": {"optuna", "typer", "rich"},
+    "workers": {"mlflow", "optuna", "typer", "rich"},
+    "reporting": {"torch", "optuna", "mlflow"},
+    "searching": {"torch", "typer"},
     "cli": {"torch", "optuna", "mlflow"},
 }
 

@@ -13,12 +13,12 @@ SLOW = (
     "mlflow.store.tracking.sqlalchemy_store",
     "pandas",
     "sklearn.datasets",
-    "harness.compare",
-    "harness.confirm",
-    "harness.reload",
-    "harness.sweep.preload",
-    "harness.sweep.study",
-    "harness.sweep.sweep",
+    "harness.results.compare",
+    "harness.results.confirm",
+    "harness.results.reload",
+    "harness.workers.preload",
+    "harness.searching.study",
+    "harness.searching.commands",
 )
 
 

@@ -45,7 +45,7 @@ def build_data(
         augment=names,
         mean=mean,
         std=std,
-        digest=digest_of(
+        digest=data_digest(
             [train.inputs, train.targets, validation.inputs, validation.targets],
             {"augment": names, "classes": labels, "normalize": normalize},
         ),
@@ -73,7 +73,7 @@ def describe(
     }
 
 
-def digest_of(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
+def data_digest(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
     """sha256 over dtype, shape and content of the tensors, and over the settings."""
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tensor in tensors:

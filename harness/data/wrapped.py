@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from harness.data.assemble import Classes, class_names, describe, digest_of
+from harness.data.assemble import Classes, class_names, data_digest, describe
 from harness.data.augment import check_augment
 from harness.data.loader import collate, length
 from harness.data.normalise import mean_and_std
@@ -71,7 +71,7 @@ def datasets(
         augment=augments,
         mean=mean,
         std=std,
-        digest=digest or digest_of(content, {"parts": kinds, "classes": names, "augment": augments}),
+        digest=digest or data_digest(content, {"parts": kinds, "classes": names, "augment": augments}),
         description=describe(name, train, validation, shape, names, augments) | {"split": "given", "workers": workers},
         input_shape=shape,
         workers=workers,

@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import FAILED, HarnessError
+from harness.tracking.tags import COMPARABLE, CONFIRMS, KIND, OBJECTIVE, STATUS, STUDY, SWEEP
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 TAGS = ("harness.%", "mlflow.note%")  # the others hold sources and views, which a list does not show
-BRIEF_TAGS = (
-    *("harness.kind", "harness.objective", "harness.status", "harness.study", "harness.sweep"),
-    *("harness.comparable", "harness.confirms"),
-)
+BRIEF_TAGS = (KIND, OBJECTIVE, STATUS, STUDY, SWEEP, COMPARABLE, CONFIRMS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RunRow:
     """A run as MLflow has it; `metrics` are the last value of each."""
 
     run_id: str
@@ -33,7 +31,7 @@ class Found:
     tags: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: "Run") -> "Found":
+    def of(cls, run: "Run") -> "RunRow":
         """The same from MLflow's own object."""
         data = run.data
         return cls(
@@ -59,7 +57,7 @@ def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | N
         return str(row[0]), dict(tags.fetchall())
 
 
-def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> list[Found]:
+def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> list[RunRow]:
     """All runs of an experiment that were not deleted, the oldest first.
 
     `is_brief` reads no params, of the metrics only `objective`, and of the tags only those that tell what a run is.
@@ -69,18 +67,18 @@ def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> 
         return _read(connection, which, experiment_id, is_brief=is_brief)
 
 
-def read_run(database: Path, run_id: str) -> Found:
+def read_run(database: Path, run_id: str) -> RunRow:
     """One run that there is."""
     with _open(database) as connection:
         return _read(connection, "run_uuid = ?", run_id)[0]
 
 
-def _read(connection: sqlite3.Connection, which: str, value: str, *, is_brief: bool = False) -> list[Found]:
+def _read(connection: sqlite3.Connection, which: str, value: str, *, is_brief: bool = False) -> list[RunRow]:
     rows = connection.execute(
         f"SELECT run_uuid, name, status, start_time FROM runs WHERE {which} ORDER BY start_time, run_uuid", (value,)
     )
     found = {
-        run_id: Found(run_id=run_id, name=name, status=status, started=started or 0)
+        run_id: RunRow(run_id=run_id, name=name, status=status, started=started or 0)
         for run_id, name, status, started in rows
     }
     runs = f"(SELECT run_uuid FROM runs WHERE {which})"

@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from harness.tracking.store import Store
+from harness.tracking.tags import LOOKED, LOOKS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-LOOKS = "harness.test_looks"  # tag of an experiment: a JSON list
-LOOKED = "harness.test_looked"  # tag of a run: when, and by which command
 MOST_LOOKS = 12  # the first one and the last ones: MLflow's tags are short
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.errors import FAILED, HarnessError, without_login
 from harness.faults import explain
 from harness.files import write_whole
+from harness.tracking.tags import DATA_CONTEXT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -165,7 +166,7 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
 
     run_id = letter["run"]
     if "dataset" in letter:
-        inputs = DatasetInput(Dataset(**letter["dataset"]), [InputTag("mlflow.data.context", "training")])
+        inputs = DatasetInput(Dataset(**letter["dataset"]), [InputTag(DATA_CONTEXT, "training")])
         client.log_inputs(run_id, [inputs])
     elif "artifacts" in letter:
         with _patience():

@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from harness.tracking.tags import COMMIT, DIRTY
+
 
 def git_tags(path: Path) -> dict[str, str]:
     """MLflow tags for the git repository around a file; empty where there is none."""
@@ -11,7 +13,7 @@ def git_tags(path: Path) -> dict[str, str]:
     if commit is None:
         return {}
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"mlflow.source.git.commit": commit, "harness.git.dirty": str(bool(changes)).lower()}
+    return {COMMIT: commit, DIRTY: str(bool(changes)).lower()}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
-from harness.tracking.database import Found, find_experiment, read_run, read_runs
-from harness.tracking.store import (
+from harness.tracking.database import RunRow, find_experiment, read_run, read_runs
+from harness.tracking.store import FINISHED, RUNNING, Store
+from harness.tracking.studies import choose_study, number_runs
+from harness.tracking.tags import (
     COMPARABLE,
     CONFIRM,
     CONFIRMS,
     DIRECTION,
-    FINISHED,
     KIND,
     OBJECTIVE,
     REASON,
-    RUNNING,
+    RECIPE,
     STATUS,
     STUDY,
     SUMMARY,
     SWEEP,
-    Store,
+    TRIAL,
 )
-from harness.tracking.studies import choose_study, number_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,9 +179,9 @@ def find_run(store: Store, text: str, experiment: str | None = None, *, study: s
     return found[0]
 
 
-def to_record(found: "Run | Found") -> RunRecord:
+def to_record(found: "Run | RunRow") -> RunRecord:
     """A run of MLflow's as a record."""
-    run = found if isinstance(found, Found) else Found.of(found)
+    run = found if isinstance(found, RunRow) else RunRow.of(found)
     tags = run.tags
     outcome = tags.get(STATUS, run.status).upper()
     return RunRecord(
@@ -192,11 +192,11 @@ def to_record(found: "Run | Found") -> RunRecord:
         params=_typed_params(run.params),
         metrics={name: value for name, value in run.metrics.items() if not name.startswith(SYSTEM)},
         objective=tags.get(OBJECTIVE, ""),
-        recipe=tags.get("harness.recipe", ""),
+        recipe=tags.get(RECIPE, ""),
         reason=tags.get(REASON),
         kind=tags.get(KIND, ""),
         study=tags.get(STUDY, ""),
-        trial=int(tags["harness.trial"]) if "harness.trial" in tags else None,
+        trial=int(tags[TRIAL]) if TRIAL in tags else None,
         sweep=int(tags.get(SWEEP, 0)),
         started=run.started,
         comparable=tags.get(COMPARABLE, ""),
@@ -279,14 +279,14 @@ def _read_records(store: Store, experiment_id: str, *, is_brief: bool = False) -
     return [to_record(run) for run in found if run.tags.get(KIND) != SUMMARY]
 
 
-def _ask_runs(store: Store, experiment_id: str) -> list[Found]:
-    found: list[Found] = []
+def _ask_runs(store: Store, experiment_id: str) -> list[RunRow]:
+    found: list[RunRow] = []
     token = None
     while True:
         page = store.client.search_runs(
             [experiment_id], max_results=PAGE, page_token=token, order_by=["attributes.start_time ASC"]
         )
-        found += [Found.of(run) for run in page]
+        found += [RunRow.of(run) for run in page]
         token = page.token
         if not token:
             return found

@@ -19,24 +19,14 @@ from harness.errors import FAILED, HarnessError, did_you_mean, without_login
 from harness.files import write_whole
 from harness.tracking.making import DATABASE, connect, create_database, relocate
 from harness.tracking.outbox import Outbox, deliver, refusal
+from harness.tracking.tags import CREATION, HOST, REASON, SOURCE_TYPE, STATUS, STORE, USER, where
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 T = TypeVar("T")
-STATUS = "harness.status"
-CREATION = "harness.creation"  # what tells a run that was made from one whose making went wrong
-STORE = "harness.store"  # on a tracking server, which may have runs of several
-REASON = "harness.reason"
-OBJECTIVE = "harness.objective"
-DIRECTION = "harness.direction"
-KIND, CONFIRM = "harness.kind", "confirm"  # a run that repeats another one with another seed,
-CONFIRMS = "harness.confirms"  # whose id is in this tag
-STUDY, SWEEP = "harness.study", "harness.sweep"  # the study that a trial belongs to: its own mark, and its number
-COMPARABLE = "harness.comparable"  # what names the code and data of a run: those that share it can be compared
 JOURNAL = "optuna.log"  # of a store
-SUMMARY = "summary"  # the run that keeps the report
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
@@ -136,10 +126,10 @@ class Store:
     ) -> "RunLog":
         """A new run, RUNNING, with its params."""
         own = {
-            "mlflow.user": _user(),
-            "mlflow.source.type": "LOCAL",
+            USER: _user(),
+            SOURCE_TYPE: "LOCAL",
             STATUS: "running",
-            "harness.host": socket.gethostname(),
+            HOST: socket.gethostname(),
         }
         made = {**own, **tags}
         if self.outbox is None:
@@ -181,7 +171,7 @@ class Store:
 
     def _made_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> "Run":
         """A new run; the same one where an earlier try made it, and its answer was lost."""
-        found = self._found_runs(experiment_id, f"tags.\"{CREATION}\" = '{tags[CREATION]}'", 1)
+        found = self._found_runs(experiment_id, where(CREATION, tags[CREATION]), 1)
         return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
 
     @property

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.tracking.store import FINISHED, KIND, SUMMARY, RunLog, Store
+from harness.tracking.store import FINISHED, RunLog, Store
+from harness.tracking.tags import BEST, KIND, NOTE, SUMMARY, TOTAL, where
 
 PAGE = "report.html"
 
@@ -16,17 +17,14 @@ def keep_report(
     The page is put among those of the run `best` as well.
     """
     experiment_id = store.experiment_id(experiment)
-    found = store.find_runs(experiment_id, f"tags.\"{KIND}\" = '{SUMMARY}'", most=1)
+    found = store.find_runs(experiment_id, where(KIND, SUMMARY), most=1)
     if found:
         log = RunLog(store, found[0])
     else:
         log = store.create_run(experiment_id, "summary", params={}, tags={KIND: SUMMARY})
         log.end(FINISHED, SUMMARY)
     note = f"The report of {experiment} is among the artifacts: `{PAGE}` and its pictures. This run trained nothing."
-    log.add_tags(
-        {"mlflow.note.content": note, "harness.best": best or "none"}
-        | {f"harness.total.{name}": total for name, total in totals.items()}
-    )
+    log.add_tags({NOTE: note, BEST: best or "none"} | {f"{TOTAL}{name}": total for name, total in totals.items()})
     log.send()
     store.add_artifact(log.run, PAGE, page.read_bytes())
     for picture in pictures:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.tracking.runs import RunRecord, counts, list_runs
-from harness.tracking.store import CONFIRM, DIRECTION, KIND, OBJECTIVE, STATUS, STUDY, SUMMARY, Store
+from harness.tracking.store import Store
 from harness.tracking.studies import ALL
+from harness.tracking.tags import CONFIRM, DIRECTION, KIND, OBJECTIVE, SHARED_VIEW, STATUS, STUDY, SUMMARY
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 KEY = "harness"
-TAG = f"mlflow.sharedViewState.{KEY}"  # what MLflow writes when a person shares a view
+TAG = f"{SHARED_VIEW}{KEY}"  # what MLflow writes when a person shares a view
 MOST_COMPARED = 20
 
 

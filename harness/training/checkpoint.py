@@ -16,7 +16,6 @@ import torch
 from harness import __version__
 from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
-from harness.files import write_whole
 from harness.spec import Spec
 from harness.training.device import seed_all
 
@@ -93,11 +92,6 @@ def pack(checkpoint: Mapping[str, Any]) -> tuple[bytes, str]:
     torch.save(dict(checkpoint), buffer)
     content = buffer.getvalue()
     return content, hashlib.sha256(content).hexdigest()[:16]
-
-
-def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Writes a checkpoint whole or not at all."""
-    write_whole(path, pack(checkpoint)[0])
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from harness import __version__
-from harness.experiment import SETTINGS
+from harness.settings import IN_EVERY_RECIPE, SETTINGS
 from harness.spec import Spec
 
 PACKAGE = Path(__file__).parent.parent
-IN_EVERY_RECIPE = frozenset(("batch_size", "seed", "precision", "compile", "threads"))  # in `rest`, read or not
 
 
 @dataclass(frozen=True, kw_only=True)

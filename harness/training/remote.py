@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from harness.files import cache_folder, remove_abandoned, write_whole
 from harness.machine import default_path_budget
-from harness.objects import Away, Found, open_objects
+from harness.objects import Away, StoredObject, open_objects
 from harness.training.recipe import Recipe, digest_of
 from harness.training.tree import SUFFIXES, Node, Tree, read_node, read_state, state_name
 
@@ -204,7 +204,7 @@ class RemoteTree(Tree):
             if state.name.endswith(".rolling"):
                 self._objects.remove(state.name)
 
-    def _find_states(self, name: str) -> list[Found]:
+    def _find_states(self, name: str) -> list[StoredObject]:
         found = self._objects.find(f"{self.root}/states", f"{name}-")
         return sorted(found, key=lambda state: SUFFIXES.index(Path(state.name).suffix))
 

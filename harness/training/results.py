@@ -10,7 +10,6 @@ class EpochResult:
     epoch: int
     metrics: dict[str, float]
     learning_rate: float
-    next_learning_rate: float
     epoch_seconds: float
     reused: bool
     trained_by: str  # run id

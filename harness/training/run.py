@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.files import file_digest
+from harness.settings import IN_EVERY_RECIPE
 from harness.training.build import Built, Siblings, calling, rebuild, recipe_of, step_scheduler
 from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
 from harness.training.fits import Unfit
 from harness.training.loop import evaluate, train_epoch
-from harness.training.recipe import IN_EVERY_RECIPE
 from harness.training.remote import open_tree
 from harness.training.results import EpochResult
 from harness.training.start import begin_from, read_start
@@ -27,7 +28,7 @@ WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PathEpoch:
     """An epoch of this run's path, with what its checkpoint needs beside the state."""
 
     node: Node
@@ -35,7 +36,7 @@ class Step:
     groups: list[dict[str, Any]]
 
 
-class Run:
+class Walk:
     """The walk of one run. Iterate `epochs()`, then `finish()`; always `close()`."""
 
     def __init__(
@@ -59,12 +60,12 @@ class Run:
         self._start = None if start is None else self._load_start(start)
         if start is not None and self._start is not None:
             self.tree.close()
-            self.recipe = recipe_of(built, run_id=run_id, start=_digest(start))
+            self.recipe = recipe_of(built, run_id=run_id, start=file_digest(start)[:16])
             self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self.first_epoch = 0
         self._note: str | None = None
-        self._steps: list[Step] = []
-        self._best: Step | None = None
+        self._steps: list[PathEpoch] = []
+        self._best: PathEpoch | None = None
         self._position = self.tree.root  # the epoch after which the model is
         self._rolling: dict[str, str] = {}
         self._written: dict[str, str] = {}
@@ -87,7 +88,7 @@ class Run:
                 node = self._train(name, epoch, knobs)
                 self._position = name
             self._follow(node, reused=reused)
-            step = Step(node=node, scheduler=self._scheduler_state(), groups=self._groups())
+            step = PathEpoch(node=node, scheduler=self._scheduler_state(), groups=self._groups())
             self._steps.append(step)
             is_best = self._improves(node)
             if is_best:
@@ -287,7 +288,7 @@ class Run:
         best = self._best.node.metrics[experiment.objective]
         return value > best if self.built.maximize else value < best
 
-    def _save(self, step: Step, *, is_best: bool, is_fork: bool) -> None:
+    def _save(self, step: PathEpoch, *, is_best: bool, is_fork: bool) -> None:
         """Queues the epoch's checkpoints and states, and last its node: who finds the node finds the state."""
         node = step.node
         is_due = self._is_due(node)
@@ -312,7 +313,7 @@ class Run:
         self.writer.do(lambda: self.tree.record(node))
         self.writer.do(lambda: self.tree.release(node.name))
 
-    def _complete(self, slot: str, step: Step) -> None:
+    def _complete(self, slot: str, step: PathEpoch) -> None:
         """Writes a checkpoint that this run has not written itself, because its epoch was reused."""
         name = step.node.name
         file = self.checkpoints / f"{slot}.pth.tar"
@@ -327,7 +328,7 @@ class Run:
         checkpoint = self._checkpoint(step, state)
         self.writer.do(lambda: write_checkpoint(checkpoint, [file], self.tree, name, rolling=False, kept=is_missing))
 
-    def _checkpoint(self, step: Step, state: dict[str, Any]) -> dict[str, Any]:
+    def _checkpoint(self, step: PathEpoch, state: dict[str, Any]) -> dict[str, Any]:
         optimizer = {"state": state["optimizer"]["state"], "param_groups": step.groups}
         return build_checkpoint(
             {"state_dict": state["state_dict"], "optimizer": optimizer},
@@ -340,14 +341,13 @@ class Run:
             node=step.node.name,
         )
 
-    def _result(self, step: Step, knobs: Knobs, *, reused: bool, is_finite: bool) -> EpochResult:
+    def _result(self, step: PathEpoch, knobs: Knobs, *, reused: bool, is_finite: bool) -> EpochResult:
         node, best = step.node, self._best
         note, self._note = self._note or self.tree.news(), None
         return EpochResult(
             epoch=node.epoch,
             metrics=node.metrics,
             learning_rate=knobs[0]["lr"],
-            next_learning_rate=read_knobs(self.built.optimizer)[0]["lr"],
             epoch_seconds=node.epoch_seconds,
             reused=reused,
             trained_by=node.run_id,
@@ -397,9 +397,3 @@ def _holds(file: Path, name: str, run_id: str) -> bool:
     except HarnessError:  # missing or damaged
         return False
     return bool(checkpoint["node"] == name and checkpoint["run_id"] == run_id)
-
-
-def _digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -99,10 +99,6 @@ class Tree:
         """Gives a claim back."""
         fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _offset(name))
 
-    def has_state(self, name: str, *, kept: bool = False) -> bool:
-        """Whether a state is there (with `kept`: one that no run will replace), not whether it is intact."""
-        return any(path.suffix == ".state" or not kept for path in self._states(name))
-
     def load_state(self, name: str) -> dict[str, Any] | None:
         """The state after an epoch, or None. One that fails its checksum is removed."""
         for path in self._states(name):

@@ -12,9 +12,10 @@ from running import environment
 
 import harness
 from harness.errors import HarnessError
-from harness.tracking.database import Found, find_experiment, read_runs
+from harness.tracking.database import RunRow, find_experiment, read_runs
 from harness.tracking.runs import RunRecord, best_record, find_best, find_run, list_runs, to_record, typed_params
-from harness.tracking.store import DIRECTION, FINISHED, KILLED, KIND, OBJECTIVE, Store
+from harness.tracking.store import FINISHED, KILLED, Store
+from harness.tracking.tags import DIRECTION, KIND, OBJECTIVE
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_the_database_read_directly_says_what_mlflow_says(swept: Path) -> None:
     )
     direct = read_runs(store.database, experiment_id)
     assert len(direct) == 5
-    by_mlflow = {run.info.run_id: Found.of(run) for run in store.find_runs(experiment_id, "")}
+    by_mlflow = {run.info.run_id: RunRow.of(run) for run in store.find_runs(experiment_id, "")}
     for run in direct:
         other = by_mlflow[run.run_id]
         assert (run.name, run.status, run.metrics) == (other.name, other.status, other.metrics)

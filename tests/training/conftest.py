@@ -12,7 +12,7 @@ from harness.spec import load_spec
 from harness.training.build import Built, DataCache, build
 from harness.training.device import make_deterministic
 from harness.training.results import EpochResult
-from harness.training.run import Run
+from harness.training.run import Walk
 from harness.training.state import same_bits
 
 SPEC = '''
@@ -64,7 +64,7 @@ class Walked:
     run_id: str
     results: list[EpochResult]
     checkpoints: Path
-    run: Run
+    run: Walk
 
     @property
     def metrics(self) -> list[dict[str, float]]:
@@ -131,7 +131,7 @@ def walk(tmp_path: Path, make: Callable[..., Built]) -> Callable[..., Walked]:
     ) -> Walked:
         run_id = run_id or f"run-{next(count)}"
         checkpoints = tmp_path / "checkpoints" / run_id
-        run = Run(
+        run = Walk(
             make(path, **values), run_id=run_id, paths=tmp_path / paths, budget_bytes=budget_bytes,
             checkpoints=checkpoints, start=start,
         )  # fmt: skip

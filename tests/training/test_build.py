@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError, UserCodeError
+from harness.settings import IN_EVERY_RECIPE
 from harness.training.build import Built, Siblings, rebuild, step_scheduler
-from harness.training.recipe import IN_EVERY_RECIPE
 from harness.training.state import capture, read_knobs, same_bits
 
 Write, Make = Callable[..., Path], Callable[..., Built]

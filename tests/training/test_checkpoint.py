@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError
-from harness.training.checkpoint import load_checkpoint, plain, save_checkpoint
+from harness.files import write_whole
+from harness.training.checkpoint import load_checkpoint, pack, plain
 from harness.training.device import seed_all
 from harness.training.foreign import load_foreign_checkpoint
 
@@ -69,7 +70,7 @@ def test_the_saved_generators_are_those_that_the_next_epoch_starts_with(
 
 
 def small(path: Path) -> Path:
-    save_checkpoint(path, {"state_dict": nn.Linear(3, 2).state_dict(), "optimizer": {}, "epoch": 3, "node": "a"})
+    write_whole(path, pack({"state_dict": nn.Linear(3, 2).state_dict(), "optimizer": {}, "epoch": 3, "node": "a"})[0])
     return path
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from harness.settings import IN_EVERY_RECIPE
 from harness.spec import load_spec
 from harness.training.build import Built, DataCache, recipe_of
-from harness.training.recipe import IN_EVERY_RECIPE, Recipe, code_digests, differences
+from harness.training.recipe import Recipe, code_digests, differences
 
 Write, Make = Callable[..., Path], Callable[..., Built]
 

@@ -116,7 +116,6 @@ def test_what_is_damaged_at_the_address_is_removed_and_not_used(
         at.write(name, content[:-9] + bytes([content[-9] ^ 1]) + content[-8:] if harm is None else harm)
     assert two.find(NAME) is None and two.load_state(NAME) is None
     assert names(address) == [f"{RECIPE.digest}/recipe.json"]
-    assert not two.has_state(NAME)
 
 
 def test_a_rolling_state_goes_unless_it_is_kept_at_the_address_too(on_node: MakeTree, address: str) -> None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from states import has_state
 
 from harness.errors import HarnessError, UserCodeError
 from harness.spec import load_spec
 from harness.training.build import DataCache, build
 from harness.training.device import make_deterministic
-from harness.training.run import Run
+from harness.training.run import Walk
 from harness.training.state import capture, restore, same_bits
 
-Walk = Callable[..., Any]
+WalkIt = Callable[..., Any]
 
 SGD = "optim.SGD(parameters, lr=self.lr, momentum=0.9)"
 PLATEAU = "lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)"
@@ -47,7 +48,7 @@ def states(paths: Path) -> list[Path]:
 
 @pytest.mark.parametrize("stop", range(1, 7))
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
-    write: Any, walk: Walk, assert_same: Any, stop: int
+    write: Any, walk: WalkIt, assert_same: Any, stop: int
 ) -> None:
     spec = write()
     walk(spec, run_id="killed", stop=stop)
@@ -57,7 +58,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_resumes_exactly(write: Any, walk: Walk, assert_same: Any, name: str) -> None:
+def test_every_scheduler_resumes_exactly(write: Any, walk: WalkIt, assert_same: Any, name: str) -> None:
     spec = write((PLATEAU, SCHEDULERS[name]))
     for stop in (1, 3):  # killed twice
         walk(spec, run_id="killed", stop=stop)
@@ -69,13 +70,13 @@ def test_every_scheduler_resumes_exactly(write: Any, walk: Walk, assert_same: An
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_resumes_exactly(write: Any, walk: Walk, assert_same: Any, name: str) -> None:
+def test_every_optimizer_resumes_exactly(write: Any, walk: WalkIt, assert_same: Any, name: str) -> None:
     spec = write((SGD, OPTIMIZERS[name]))
     walk(spec, run_id="killed", stop=3)
     assert_same(walk(spec, run_id="killed"), walk(spec, "another"))
 
 
-def test_an_optimizer_that_turns_its_own_options_resumes_exactly(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_an_optimizer_that_turns_its_own_options_resumes_exactly(write: Any, walk: WalkIt, assert_same: Any) -> None:
     own = """class Own(optim.SGD):
     def step(self, closure=None):
         super().step()
@@ -100,7 +101,7 @@ ONE_CYCLE = (
 
 @pytest.mark.parametrize("stop", (1, 2, 5))
 def test_a_scheduler_that_steps_every_batch_resumes_exactly(
-    write: Any, walk: Walk, assert_same: Any, stop: int
+    write: Any, walk: WalkIt, assert_same: Any, stop: int
 ) -> None:
     spec = write(*ONE_CYCLE)
     walk(spec, run_id="killed", stop=stop)
@@ -109,7 +110,7 @@ def test_a_scheduler_that_steps_every_batch_resumes_exactly(
     assert_same(resumed, walk(spec, "another"))
 
 
-def test_a_scheduler_that_steps_every_batch_keeps_its_epochs_to_itself(write: Any, walk: Walk) -> None:
+def test_a_scheduler_that_steps_every_batch_keeps_its_epochs_to_itself(write: Any, walk: WalkIt) -> None:
     first = walk(write(*ONE_CYCLE))
     assert first.run.recipe.private is not None
     second = walk(write(*ONE_CYCLE, ("max_lr=self.lr", "max_lr=self.lr * self.factor")))
@@ -117,7 +118,7 @@ def test_a_scheduler_that_steps_every_batch_keeps_its_epochs_to_itself(write: An
     assert not any(walk(write(*ONE_CYCLE, ("max_lr=self.lr", "max_lr=self.lr * self.factor")), factor=0.5).reused)
 
 
-def test_a_sibling_starts_where_its_learning_rate_differs(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_a_sibling_starts_where_its_learning_rate_differs(write: Any, walk: WalkIt, assert_same: Any) -> None:
     spec = write()
     pairs = [(patience, factor) for patience in (2, 1, 0) for factor in (0.1, 0.5)]
     known: list[list[float]] = []
@@ -139,7 +140,7 @@ def prefix(left: list[float], right: list[float]) -> int:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), len(left))
 
 
-def test_a_sibling_finds_a_state_where_it_leaves_the_path(write: Any, walk: Walk) -> None:
+def test_a_sibling_finds_a_state_where_it_leaves_the_path(write: Any, walk: WalkIt) -> None:
     """With patience 2 the others of the search space leave after the first bad epochs: their states are kept."""
     spec = write()
     first = walk(spec, patience=2)
@@ -147,12 +148,12 @@ def test_a_sibling_finds_a_state_where_it_leaves_the_path(write: Any, walk: Walk
     fork = prefix(first.rates, second.rates)
     assert 0 < fork < 6
     names = [step.node.name for step in second.run._steps]
-    assert second.run.tree.has_state(names[fork - 1], kept=True)
+    assert has_state(second.run.tree, names[fork - 1], kept=True)
 
 
 @pytest.mark.parametrize("harm", ("all deleted", "some deleted", "some damaged", "kept ones deleted"))
 def test_lost_states_cost_time_and_nothing_else(
-    write: Any, walk: Walk, assert_same: Any, tmp_path: Path, harm: str
+    write: Any, walk: WalkIt, assert_same: Any, tmp_path: Path, harm: str
 ) -> None:
     spec = write()
     for patience in (2, 1):
@@ -171,7 +172,9 @@ def test_lost_states_cost_time_and_nothing_else(
     assert_same(walk(spec, patience=0), walk(spec, "another", patience=0))
 
 
-def test_a_lost_epoch_in_the_middle_is_trained_again(write: Any, walk: Walk, assert_same: Any, tmp_path: Path) -> None:
+def test_a_lost_epoch_in_the_middle_is_trained_again(
+    write: Any, walk: WalkIt, assert_same: Any, tmp_path: Path
+) -> None:
     spec = write()
     first = walk(spec)
     node = first.run._steps[2].node
@@ -181,7 +184,7 @@ def test_a_lost_epoch_in_the_middle_is_trained_again(write: Any, walk: Walk, ass
     assert_same(again, first)
 
 
-def test_a_disk_budget_of_nothing_changes_no_result(write: Any, walk: Walk, assert_same: Any, tmp_path: Path) -> None:
+def test_a_disk_budget_of_nothing_changes_no_result(write: Any, walk: WalkIt, assert_same: Any, tmp_path: Path) -> None:
     spec = write()
     for stop in (3, 5, None):
         resumed = walk(spec, run_id="killed", stop=stop, budget_bytes=0)
@@ -189,7 +192,7 @@ def test_a_disk_budget_of_nothing_changes_no_result(write: Any, walk: Walk, asse
     assert_same(resumed, walk(spec, "another"))
 
 
-def test_more_epochs_extend_the_path(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_more_epochs_extend_the_path(write: Any, walk: WalkIt, assert_same: Any) -> None:
     spec = write()
     walk(spec, epochs=3)
     longer = walk(spec, epochs=8)
@@ -200,7 +203,7 @@ def test_more_epochs_extend_the_path(write: Any, walk: Walk, assert_same: Any) -
     assert_same(shorter, walk(spec, "a third", epochs=4))
 
 
-def test_a_duplicate_costs_nothing_and_has_checkpoints_of_its_own(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_a_duplicate_costs_nothing_and_has_checkpoints_of_its_own(write: Any, walk: WalkIt, assert_same: Any) -> None:
     spec = write()
     first = walk(spec, run_id="first")
     second = walk(spec, run_id="second")
@@ -215,7 +218,7 @@ def test_a_duplicate_costs_nothing_and_has_checkpoints_of_its_own(write: Any, wa
     assert second.checkpoint("last")["epoch"] == 5
 
 
-def test_a_reused_run_records_its_own_scheduler_and_params(write: Any, walk: Walk) -> None:
+def test_a_reused_run_records_its_own_scheduler_and_params(write: Any, walk: WalkIt) -> None:
     """Without a reduction both walk one path: their weights are the same, what led there is not."""
     spec = write((PLATEAU, "lr_scheduler.StepLR(optimizer, 100, gamma=self.factor)"))
     walk(spec, factor=0.1)
@@ -226,7 +229,7 @@ def test_a_reused_run_records_its_own_scheduler_and_params(write: Any, walk: Wal
 
 
 def test_keep_all_leaves_a_checkpoint_for_each_due_epoch_reused_or_not(
-    write: Any, walk: Walk, assert_same: Any
+    write: Any, walk: WalkIt, assert_same: Any
 ) -> None:
     spec = write()
     walk(spec)
@@ -240,13 +243,13 @@ def test_keep_all_leaves_a_checkpoint_for_each_due_epoch_reused_or_not(
     assert reused.checkpoint("epoch-0002")["run_id"] == reused.run_id
 
 
-def test_keep_decides_which_checkpoints_are_left(write: Any, walk: Walk) -> None:
+def test_keep_decides_which_checkpoints_are_left(write: Any, walk: WalkIt) -> None:
     run = walk(write(), keep="last")
     assert [path.name for path in run.checkpoints.iterdir()] == ["last.pth.tar"]
 
 
 @pytest.mark.parametrize("objective", ("val_loss", "val_accuracy"))
-def test_the_best_checkpoint_is_that_of_the_best_epoch(write: Any, walk: Walk, objective: str) -> None:
+def test_the_best_checkpoint_is_that_of_the_best_epoch(write: Any, walk: WalkIt, objective: str) -> None:
     run = walk(write(), objective=objective, patience=2)
     values = [metrics[objective] for metrics in run.metrics]
     best = min(values) if objective == "val_loss" else max(values)
@@ -258,18 +261,20 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(write: Any, walk: Walk, o
 
 
 def test_a_run_that_is_stopped_early_still_has_its_last_epoch(
-    write: Any, walk: Walk, make: Any, tmp_path: Path
+    write: Any, walk: WalkIt, make: Any, tmp_path: Path
 ) -> None:
     """As a pruner does: no more epochs, but `finish`."""
     spec = write()
-    run = Run(make(spec), run_id="pruned", paths=tmp_path / "tree", budget_bytes=10**9, checkpoints=tmp_path / "pruned")
+    run = Walk(
+        make(spec), run_id="pruned", paths=tmp_path / "tree", budget_bytes=10**9, checkpoints=tmp_path / "pruned"
+    )
     epochs = run.epochs()
     metrics = [next(epochs).metrics for _ in range(3)]
     run.finish()
     run.close()
     last = torch.load(tmp_path / "pruned" / "last.pth.tar", weights_only=True)
     assert (last["epoch"], last["metrics"]) == (2, metrics[-1])
-    assert run.tree.has_state(last["node"], kept=True)
+    assert has_state(run.tree, last["node"], kept=True)
     assert walk(spec).reused == [True] * 3 + [False] * 3
 
 
@@ -279,7 +284,7 @@ def test_a_run_that_is_stopped_early_still_has_its_last_epoch(
      "        return lambda outputs, targets: nn.functional.cross_entropy(outputs, targets) * float('nan')\n\n"
      "    def optimizer"),
 ))  # fmt: skip
-def test_a_loss_that_is_not_finite_ends_the_run_at_once(write: Any, walk: Walk, change: tuple[str, str]) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(write: Any, walk: WalkIt, change: tuple[str, str]) -> None:
     spec = write(change)
     run = walk(spec)
     assert not run.results[-1].is_finite
@@ -289,7 +294,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(write: Any, walk: Walk, 
     assert all(again.reused) and len(again.results) == len(run.results), "it is not tried again"
 
 
-def test_a_measure_that_is_not_a_number_is_no_divergence(write: Any, walk: Walk) -> None:
+def test_a_measure_that_is_not_a_number_is_no_divergence(write: Any, walk: WalkIt) -> None:
     """A precision without positives, say."""
     spec = write(("    def optimizer", "    def metrics(self):\n"
                   "        return {'precision': lambda outputs, targets: outputs.mean() * float('nan')}\n\n"
@@ -299,7 +304,7 @@ def test_a_measure_that_is_not_a_number_is_no_divergence(write: Any, walk: Walk)
     assert run.checkpoint("best")["epoch"] == run.results[-1].best_epoch
 
 
-def test_an_error_in_the_middle_leaves_the_path_walkable(write: Any, walk: Walk, tmp_path: Path) -> None:
+def test_an_error_in_the_middle_leaves_the_path_walkable(write: Any, walk: WalkIt, tmp_path: Path) -> None:
     failing = ("    def optimizer", "    def loss(self):\n        return Failing()\n\n    def optimizer")
     own = ("class Net(Experiment):", """from pathlib import Path
 
@@ -321,7 +326,7 @@ class Net(Experiment):""")  # fmt: skip
     assert walk(spec).reused == [True] * 2 + [False] * 4
 
 
-def test_what_the_process_did_before_does_not_matter(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_what_the_process_did_before_does_not_matter(write: Any, walk: WalkIt, assert_same: Any) -> None:
     spec = write()
     first = walk(spec)
     torch.manual_seed(123)
@@ -345,7 +350,7 @@ def test_a_network_that_the_spec_keeps_is_not_trained_itself(write: Any, tmp_pat
     spec, metrics = load_spec(path), []
     for number in range(2):  # one process loads a spec once
         built = build(spec, {"epochs": 2}, device=torch.device("cpu"), cache=DataCache())
-        run = Run(
+        run = Walk(
             built, run_id=str(number), paths=tmp_path / str(number), budget_bytes=10**9, checkpoints=tmp_path / "last"
         )
         metrics.append([result.metrics for result in run.epochs()])
@@ -369,7 +374,7 @@ class Net"""
 
 @pytest.mark.parametrize("where", ["loss", "model"])
 def test_what_no_checkpoint_holds_is_trained_anew_to_the_same_bits(
-    write: Any, walk: Walk, assert_same: Any, where: str
+    write: Any, walk: WalkIt, assert_same: Any, where: str
 ) -> None:
     layer = STATEFUL.replace("torch.ones(())", "torch.ones(()), persistent=False").replace(
         "forward(self, outputs, targets)", "forward(self, outputs)"
@@ -392,7 +397,7 @@ def test_what_no_checkpoint_holds_is_trained_anew_to_the_same_bits(
     assert f"mean of the {where}" in (resumed.run.recipe.private or "").replace("6.mean", "mean")
 
 
-def test_random_items_of_a_dataset_are_the_same_in_every_run(write: Any, walk: Walk, assert_same: Any) -> None:
+def test_random_items_of_a_dataset_are_the_same_in_every_run(write: Any, walk: WalkIt, assert_same: Any) -> None:
     """Augmentation of the user's own, from each of the three generators that such code draws from."""
     own = ("class Net(Experiment):", """import random
 
@@ -428,7 +433,7 @@ class Net(Experiment):""")  # fmt: skip
 def test_training_on_leaves_a_state_in_memory_as_it_was(write: Any, make: Any, tmp_path: Path) -> None:
     """`Optimizer.load_state_dict` keeps the tensors that it is given and then updates them in place."""
     built = make(write())
-    run = Run(built, run_id="run", paths=tmp_path / "tree", budget_bytes=10**9, checkpoints=tmp_path / "checkpoints")
+    run = Walk(built, run_id="run", paths=tmp_path / "tree", budget_bytes=10**9, checkpoints=tmp_path / "checkpoints")
     run._train_metrics(0)
     state = capture(built.model, built.optimizer)
     torch.save(state, tmp_path / "kept")
@@ -441,7 +446,7 @@ def test_training_on_leaves_a_state_in_memory_as_it_was(write: Any, make: Any, t
     run.close()
 
 
-def test_a_value_that_only_an_epoch_reads_is_refused(write: Any, walk: Walk) -> None:
+def test_a_value_that_only_an_epoch_reads_is_refused(write: Any, walk: WalkIt) -> None:
     """Two runs that differ in it would otherwise share their epochs."""
     own = ("    def optimizer", "    def loss(self):\n"
            "        def loss(outputs, targets):\n"
@@ -457,7 +462,7 @@ def test_a_value_that_only_an_epoch_reads_is_refused(write: Any, walk: Walk) -> 
 def _walk_together(path: Path, folder: Path, run_id: str, barrier: Any, results: Any) -> None:
     make_deterministic(1)
     built = build(load_spec(path), {}, device=torch.device("cpu"), cache=DataCache())
-    run = Run(
+    run = Walk(
         built, run_id=run_id, paths=folder / "tree", budget_bytes=10**9, checkpoints=folder / "checkpoints" / run_id
     )
     barrier.wait()
@@ -467,7 +472,7 @@ def _walk_together(path: Path, folder: Path, run_id: str, barrier: Any, results:
     results.put((run_id, told))
 
 
-def test_two_processes_on_one_path_train_each_epoch_once(write: Any, walk: Walk, tmp_path: Path) -> None:
+def test_two_processes_on_one_path_train_each_epoch_once(write: Any, walk: WalkIt, tmp_path: Path) -> None:
     spec = write()
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()

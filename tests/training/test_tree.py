@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import has_state
 
 from harness.training.checkpoint import pack
 from harness.training.recipe import Recipe
@@ -83,11 +84,11 @@ def test_a_record_under_another_name_is_dropped(tree: Tree) -> None:
 
 
 def test_a_state_comes_back_whole(tree: Tree) -> None:
-    assert tree.load_state(NAME) is None and not tree.has_state(NAME)
+    assert tree.load_state(NAME) is None and not has_state(tree, NAME)
     add(tree, size=400)
     loaded = tree.load_state(NAME)
     assert loaded is not None and loaded["state_dict"]["weight"].shape == (100,)
-    assert tree.has_state(NAME, kept=True)
+    assert has_state(tree, NAME, kept=True)
 
 
 @pytest.mark.parametrize("harm", ("a flipped bit", "cut off", "emptied"))
@@ -113,15 +114,15 @@ def test_a_damaged_state_does_not_hide_a_good_one(tree: Tree) -> None:
 def test_a_rolling_state_goes_unless_it_is_kept(tree: Tree) -> None:
     add(tree, "a" * 16, kept=False)
     add(tree, "b" * 16, kept=False)
-    assert tree.has_state("a" * 16) and not tree.has_state("a" * 16, kept=True)
+    assert has_state(tree, "a" * 16) and not has_state(tree, "a" * 16, kept=True)
     tree.keep_state("a" * 16)
     for name in ("a" * 16, "b" * 16):
         tree.drop_rolling(name)
-    assert tree.has_state("a" * 16, kept=True) and tree.load_state("a" * 16) is not None
-    assert not tree.has_state("b" * 16)
+    assert has_state(tree, "a" * 16, kept=True) and tree.load_state("a" * 16) is not None
+    assert not has_state(tree, "b" * 16)
     assert [path.suffix for path, _ in state_files(tree.folder.parent)] == [".state"]
     tree.keep_state("b" * 16)  # gone: nothing to keep
-    assert not tree.has_state("b" * 16)
+    assert not has_state(tree, "b" * 16)
 
 
 def test_the_budget_drops_the_least_recently_used(tmp_path: Path) -> None:
@@ -133,14 +134,14 @@ def test_the_budget_drops_the_least_recently_used(tmp_path: Path) -> None:
         os.utime(path, (1000 + age, 1000 + age))
     assert tree.load_state(names[0]) is not None, "this one was used"
     add(tree, names[3], size=4000)
-    assert [tree.has_state(name) for name in names] == [True, False, True, True]
+    assert [has_state(tree, name) for name in names] == [True, False, True, True]
     other = Tree(tmp_path / "paths", Recipe(code={}, values={}, rest={}), budget_bytes=2 * size)
     add(other, "e" * 16, size=4000)
     assert sum(stat.st_size for _, stat in state_files(tmp_path / "paths")) <= 2 * size, "of all recipes together"
-    assert other.has_state("e" * 16)
+    assert has_state(other, "e" * 16)
     add(other, "f" * 16, size=40_000)
-    assert not other.has_state("f" * 16), "larger than the budget"
-    assert other.has_state("e" * 16)
+    assert not has_state(other, "f" * 16), "larger than the budget"
+    assert has_state(other, "e" * 16)
     tree.close()
     other.close()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from states import has_state
 
 from harness.training.checkpoint import load_checkpoint
 from harness.training.recipe import Recipe
@@ -62,12 +63,12 @@ def test_one_checkpoint_goes_to_every_place_that_wants_it(tmp_path: Path) -> Non
     files = [tmp_path / "run" / name for name in ("best.pth.tar", "last.pth.tar")]
     write_checkpoint(checkpoint, files, tree, "a" * 16, rolling=True, kept=False)
     assert [load_checkpoint(file)["node"] for file in files] == ["a" * 16] * 2
-    assert tree.load_state("a" * 16) is not None and not tree.has_state("a" * 16, kept=True)
+    assert tree.load_state("a" * 16) is not None and not has_state(tree, "a" * 16, kept=True)
     assert files[0].stat().st_ino == files[1].stat().st_ino, "one copy on the disk"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pth.tar", "last.pth.tar"]
     write_checkpoint(checkpoint | {"epoch": 1}, files[:1], tree, "b" * 16, rolling=False, kept=False)
     assert [load_checkpoint(file)["epoch"] for file in files] == [1, 0], "a new one replaces, and changes no other"
-    assert not tree.has_state("b" * 16)
+    assert not has_state(tree, "b" * 16)
     loaded = tree.load_state("a" * 16)
     assert loaded is not None and loaded["epoch"] == 0
     tree.close()

@@ -1,0 +1,189 @@
+"""The command line: `sweep` and `train` here, what looks at runs in `results`; each argument to one call.
+
+Torch and MLflow are loaded by the commands that need them.
+"""
+
+import io
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from harness.cli.arguments import (
+    DATA,
+    MLRUNS,
+    Budget,
+    Cpus,
+    DataDir,
+    Demo,
+    Device,
+    Epochs,
+    Gpus,
+    Paths,
+    Ray,
+    Register,
+    Set,
+    SpecArgument,
+    Store,
+    StudyStorage,
+    Timeout,
+    Trials,
+    parse_duration,
+    parse_jobs,
+    parse_place,
+    parse_size,
+    use_data,
+)
+from harness.cli.results import app as results
+from harness.cli.results import show_runs
+from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError, visible
+from harness.faults import explain
+from harness.machine import keep_loaded
+
+app = typer.Typer(
+    name="harness",
+    help="Experiments with plain PyTorch: one file describes one, one command searches it, no epoch is trained twice.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: it fits any terminal, and a usage error is one sentence
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. "
+    "RUN is an MLflow run id, the beginning of one, or 'best'.",
+)
+
+
+@app.command()
+def sweep(
+    spec: SpecArgument,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    jobs: Annotated[str, typer.Option(metavar="N|auto", help="Trials at once; results do not depend on it.")] = "auto",
+    demo: Demo = False,
+    assignments: Set = None,
+    epochs: Epochs = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin a new study; earlier runs stay.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the spec, say what would be done, write nothing.")
+    ] = False,
+    register: Register = True,
+    path_budget: Budget = None,
+    ray: Ray = None,
+    cpus_per_trial: Cpus = None,
+    gpus_per_trial: Gpus = None,
+    study_storage: StudyStorage = None,
+    paths: Paths = None,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Search the hyperparameters of SPEC. Run again, it goes on where it stopped."""
+    from harness.searching import commands
+    from harness.searching.plan import Options
+
+    use_data(data_dir)
+    if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
+        raise HarnessError("--cpus-per-trial and --gpus-per-trial are Ray's to keep: give --ray as well.")
+    options = Options(
+        spec=spec,
+        store=store,
+        device=device,
+        assignments=tuple(assignments or ()),
+        trials=trials,
+        epochs=epochs,
+        jobs=parse_jobs(jobs),
+        timeout_seconds=None if timeout is None else parse_duration(timeout),
+        path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+        is_demo=demo,
+        is_fresh=fresh,
+        is_dry_run=dry_run,
+        ray=ray,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        study_storage=study_storage,
+        paths=None if paths is None else parse_place(paths),
+        registers=register,
+    )
+    commands.sweep(options)
+    if demo and not dry_run:
+        show_runs(store, options.name)
+
+
+@app.command()
+def train(
+    spec: SpecArgument,
+    assignments: Set = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN_OR_FILE",
+            help="Go on from a run, or from a .pth.tar file.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    demo: Demo = False,
+    path_budget: Budget = None,
+    store: Store = MLRUNS,
+    device: Device = "auto",
+    data_dir: DataDir = DATA,
+) -> None:
+    """Train one run of SPEC, at its defaults or what --set says. Run again, it goes on."""
+    from harness.searching import commands
+    from harness.searching.plan import Options
+
+    use_data(data_dir)
+    commands.train(
+        Options(
+            spec=spec,
+            store=store,
+            device=device,
+            assignments=tuple(assignments or ()),
+            epochs=epochs,
+            start=start,
+            path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+            is_demo=demo,
+        )
+    )
+
+
+app.add_typer(results)
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend are one or two sentences, anything else is a bug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be bytes of any kind
+    try:
+        code = app(standalone_mode=False)
+    except HarnessError as error:
+        if isinstance(error, UserCodeError):
+            print(error.trace.rstrip(), file=sys.stderr)
+        print(f"harness: {visible(str(error))}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except Exception as error:
+        code = _show(error)
+    keep_loaded()  # else the end of the process looks through all that it imported once more
+    sys.exit(code or 0)
+
+
+def _show(error: Exception) -> int:
+    show = getattr(error, "show", None)  # click's usage errors print themselves
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    sentence = explain(error)
+    if sentence is not None:
+        print(f"harness: {visible(sentence)}", file=sys.stderr)
+        return FAILED
+    traceback.print_exception(error)
+    return FAILED

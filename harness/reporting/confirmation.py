@@ -1,0 +1,117 @@
+"""What `confirm` found, as a screen and as JSON."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.tracking.looks import describe_looks
+
+if TYPE_CHECKING:
+    from harness.results.confirm import Confirmation, Spread
+
+NARROW = 80
+
+
+def print_confirmation(found: "Confirmation") -> None:
+    """One row a seed, then mean, standard deviation and interval, and what that says of the best run."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, NARROW)
+    best, objective = found.best, found.best.objective
+    params = "  ".join(f"{name} {_plain(value)}" for name, value in best.params.items())
+    console.print()
+    _say(console, f"{best.name} ({best.run_id[:8]}) again with other seeds: {params}", style="bold")
+    measures = list(found.spreads)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("seed", "run", ""):
+        table.add_column(heading, no_wrap=True)
+    for measure in measures:
+        table.add_column(measure, justify="right", no_wrap=True)
+    for run in found.runs:
+        values = {objective: run.record.value} | run.test
+        shown = [_number(values.get(measure)) for measure in measures]
+        name = run.record.name if run.record.value is not None else f"{run.record.name} {run.record.status.lower()}"
+        table.add_row(str(run.seed), name, run.record.run_id[:8], *shown)
+    spreads = list(found.spreads.values())
+    table.add_row()
+    table.add_row(Text("mean"), "", "", *(_number(spread.mean.value) for spread in spreads), style="bold")
+    table.add_row(Text("std"), "", "", *(_number(spread.standard_deviation) for spread in spreads))
+    table.add_row(Text("95%"), "from", "", *(_number(spread.mean.low) for spread in spreads))
+    table.add_row(Text(""), "to", "", *(_number(spread.mean.high) for spread in spreads))
+    console.print(table)
+    console.print()
+    for line in sentences(found):
+        _say(console, line)
+
+
+def sentences(found: "Confirmation") -> list[str]:
+    """What the numbers mean, and whether the test part had been seen before."""
+    best, objective, count = found.best, found.best.objective, len(found.finished)
+    lines = [f"{objective} over {count} seeds: {_spread(found.spreads[objective])}"]
+    lines += [f"{name} over {count} seeds: {_spread(spread)}" for name, spread in _main_tests(found).items()]
+    if best.value is not None:
+        off = best.value - found.spreads[objective].mean.value
+        side = "above" if off > 0 else "below"
+        lines.append(
+            f"{best.name} itself had {best.value:.4f} with seed {found.seed}, {abs(off):.4f} {side} that mean; "
+            "it was chosen for its value, so it does not count here."
+        )
+    lost = len(found.runs) - count
+    if lost:
+        lines.append(f"{lost} of {len(found.runs)} seeds did not finish and {'does' if lost == 1 else 'do'} not count.")
+    if not any(run.test for run in found.runs):
+        lines.append("The data has no test part.")
+    elif found.is_new_look:
+        lines.append(describe_looks(found.looks[:-1]))
+    else:
+        lines.append(f"{describe_looks(found.looks)} These are its numbers; it was not measured again.")
+    return lines
+
+
+def as_json(found: "Confirmation") -> dict[str, Any]:
+    """The document that `confirm --json` prints."""
+    return {
+        "best": found.best.as_json() | {"seed": found.seed},
+        "objective": found.best.objective,
+        "runs": [run.record.as_json() | {"seed": run.seed, "test": run.test} for run in found.runs],
+        "over_seeds": {
+            name: {
+                "mean": spread.mean.value,
+                "standard_deviation": spread.standard_deviation,
+                "interval": [spread.mean.low, spread.mean.high],
+                "level": spread.mean.level,
+            }
+            for name, spread in found.spreads.items()
+        },
+        "test_looks": [asdict(look) for look in found.looks],
+        "is_new_look": found.is_new_look,
+    }
+
+
+def _main_tests(found: "Confirmation") -> dict[str, "Spread"]:
+    """The measures of the test part without its loss, unless that is all there is."""
+    tests = {name: spread for name, spread in found.spreads.items() if name.startswith("test_")}
+    return {name: spread for name, spread in tests.items() if name != "test_loss"} or tests
+
+
+def _spread(spread: "Spread") -> str:
+    mean = spread.mean
+    return (
+        f"{mean.value:.4f} ± {spread.standard_deviation:.4f} (standard deviation), "
+        f"mean in {mean.low:.4f} to {mean.high:.4f} at {100 * mean.level:.0f}%"
+    )
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

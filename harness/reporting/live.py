@@ -1,0 +1,136 @@
+"""The live view: one row a running trial, redrawn in place; what has ended scrolls up as plain lines."""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.segment import SegmentLines
+from rich.table import Table
+from rich.text import Text
+
+from harness.reporting.screen import Screen, shown_number, shown_seconds
+from harness.training.results import EpochResult
+
+NARROW = 72  # columns
+DRAW_SECONDS = 0.2  # at least, between two drawings
+OTHER_LINES = 4  # of the terminal: the heading, how many runs are not shown, the summary, the cursor
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A running trial."""
+
+    epochs: int
+    last: EpochResult | None = None
+    has_fallen: bool = False  # the learning rate
+
+
+class LiveScreen(Screen):
+    """Draws a few times a second, and only on a terminal; as many running trials as it has lines for."""
+
+    def __init__(
+        self, console: Console, hyperparameters: Sequence[str], *, trials: int, train_images: int, maximize: bool
+    ) -> None:
+        super().__init__(console, hyperparameters)
+        self._trials, self._train_images, self._maximize = trials, train_images, maximize
+        self._rows: dict[str, Row] = {}
+        self._ended = self._trained = self._reused = 0
+        self._best: tuple[str, float] | None = None
+        self._started_at = time.monotonic()
+        self._drawn_at = -DRAW_SECONDS
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def started(self, name: str, values: Mapping[str, Any]) -> None:
+        self._rows[name] = Row(epochs=values["epochs"])
+        self.refresh()
+
+    def epoch(self, name: str, result: EpochResult, epochs: int, changed_from: float) -> None:
+        row = self._rows[name]
+        row.last = result
+        row.has_fallen |= result.learning_rate < changed_from
+        self._reused += result.reused
+        self._trained += not result.reused
+        if result.best_value is not None and self._is_better(result.best_value):
+            self._best = (name, result.best_value)
+        if result.learning_rate != changed_from:
+            where = f"at epoch {result.epoch + 1}"
+            self.say(f"{name}  learning rate {changed_from:g} -> {result.learning_rate:g} {where}")
+        if result.note:
+            self.say(f"{name}  note: {result.note}")
+
+    def ended(self, name: str, outcome: str, value: float | None, reason: str | None, reused: int) -> None:
+        self._rows.pop(name, None)
+        self._ended += 1
+        super().ended(name, outcome, value, reason, reused)
+
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if self._live.is_started and now - self._drawn_at >= DRAW_SECONDS:
+            self._drawn_at = now
+            below = [Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")]
+            if (hidden := len(self._rows) - self._height) > 0:
+                below.insert(0, Text(f"and {hidden:,} more", style="dim"))
+            # Lines, not the table: each line that scrolls up draws again what is below it.
+            lines = self.console.render_lines(Group(self._table(), *below), pad=False)
+            self._live.update(SegmentLines(lines, new_lines=True), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _is_better(self, value: float) -> bool:
+        return self._best is None or (value > self._best[1] if self._maximize else value < self._best[1])
+
+    @property
+    def _height(self) -> int:
+        """How many running trials there are lines for."""
+        return max(1, self.console.height - OTHER_LINES)
+
+    def _table(self) -> Table:
+        is_narrow = self.console.width < NARROW
+        headings = ["trial", "epoch", "val", "lr"] if is_narrow else HEADINGS
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
+        for name, row in itertools.islice(self._rows.items(), self._height):
+            cells = self._cells(name, row)
+            table.add_row(*(cells[heading] for heading in headings))
+        return table
+
+    def _cells(self, name: str, row: Row) -> dict[str, str | Text]:
+        if row.last is None:
+            waiting: dict[str, str | Text] = dict.fromkeys(HEADINGS, "")
+            return waiting | {"trial": name, "epoch": f"-/{row.epochs}"}
+        last = row.last
+        measure = [value for metric, value in last.metrics.items() if metric.startswith("val_")][-1]
+        rate = f"{last.learning_rate:g}"
+        left = (row.epochs - last.epoch - 1) * last.epoch_seconds
+        return {
+            "trial": name,
+            "epoch": f"{last.epoch + 1}/{row.epochs}",
+            "loss": shown_number(last.metrics["train_loss"]),
+            "val": shown_number(measure),
+            "lr": Text(f"{rate} \u2193", style="yellow") if row.has_fallen else rate,
+            "images/s": f"{self._train_images / max(last.epoch_seconds, 1e-9):,.0f}",
+            "left": shown_seconds(left),
+        }
+
+    def _summary(self) -> str:
+        elapsed = time.monotonic() - self._started_at
+        parts = [f"{self._ended} of {self._trials} trials"]
+        if self._best is not None:
+            parts.append(f"best {shown_number(self._best[1])} ({self._best[0]})")
+        if self._reused:
+            parts.append(f"{self._reused} epochs saved")
+        done = self._ended + sum((row.last.epoch + 1) / row.epochs for row in self._rows.values() if row.last)
+        parts.append(shown_seconds(elapsed))
+        if done:
+            parts.append(f"about {shown_seconds(elapsed * max(self._trials - done, 0) / done)} left")
+        return " \u00b7 ".join(parts)
+
+
+HEADINGS = ("trial", "epoch", "loss", "val", "lr", "images/s", "left")

@@ -1,0 +1,1 @@
+"""What became of runs: models back from them, compared, confirmed, exported."""

@@ -1,0 +1,147 @@
+"""Does the best run hold? Its values again with other seeds, and only then the test part, once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import FAILED, HarnessError
+from harness.results.reload import LoadedRun, load
+from harness.results.statistics import Estimate, standard_deviation, t_interval
+from harness.tracking.looks import Look, list_looks, note_look
+from harness.tracking.runs import RunRecord, to_record
+from harness.tracking.store import RunLog, Store, finite
+from harness.tracking.tags import CONFIRM, CONFIRMS, KIND, SEED, where
+from harness.training.recipe import code_digests
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+COMMAND = "confirm"
+ENDED = ("FINISHED", "DIVERGED")  # the same seed again would give the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A measure over the seeds: its mean with Student's t interval, and its standard deviation."""
+
+    mean: Estimate
+    standard_deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """The values of the best run, trained with another seed. `test` is empty where the data has no test part."""
+
+    seed: int
+    record: RunRecord
+    test: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """The best run, its values with other seeds, and what they come to.
+
+    The best run is not among `runs`: it was chosen for its value, which is therefore likely too good.
+    `spreads` holds the objective and each measure of the test part; only runs that finished count.
+    `looks` are the looks at the test part, and `is_new_look` says whether the last of them was now.
+    """
+
+    best: RunRecord
+    seed: int  # of the best run
+    runs: tuple[Seeded, ...]
+    spreads: dict[str, Spread]
+    looks: tuple[Look, ...]
+    is_new_look: bool
+
+    @property
+    def finished(self) -> list[Seeded]:
+        return [run for run in self.runs if run.record.value is not None]
+
+
+def chosen_seeds(loaded: LoadedRun, count: int) -> range:
+    """The seeds that follow the best run's own."""
+    own: int = loaded.experiment.seed
+    return range(own + 1, own + 1 + count)
+
+
+def missing_seeds(store: Store, best: "Run", seeds: range) -> list[int]:
+    """The seeds that no run of their own came to an end with."""
+    ended = _find_ended(store, best)
+    return [seed for seed in seeds if seed not in ended]
+
+
+def conclude(store: Store, best: "Run", loaded: LoadedRun, seeds: range, *, device: str) -> Confirmation:
+    """What the runs of these seeds come to; those that were not measured on the test part are measured now.
+
+    Nothing is chosen between the seeds, so measuring all of them on the test part is one look at it; it is
+    noted in MLflow before it is taken. Raises `HarnessError` where fewer than two seeds finished.
+    """
+    ended = {seed: run for seed, run in _find_ended(store, best).items() if seed in seeds}
+    finished = [run for run in ended.values() if to_record(run).value is not None]
+    if len(finished) < 2:
+        raise HarnessError(
+            f"Only {len(finished)} of {len(seeds)} seeds finished; "
+            f"`python -m harness runs {loaded.built.spec.path.stem}` says why.",
+            exit_code=FAILED,
+        )
+    has_test = loaded.built.data.load_test is not None
+    is_new_look = has_test and _measure_test(store, finished, device=device)
+    ended = _find_ended(store, best)  # with what the test part gave
+    runs = tuple(
+        Seeded(seed=seed, record=to_record(ended[seed]), test=_tested(ended[seed])) for seed in seeds if seed in ended
+    )
+    return Confirmation(
+        best=to_record(best),
+        seed=loaded.experiment.seed,
+        runs=runs,
+        spreads=_spreads(to_record(best).objective, runs),
+        looks=tuple(list_looks(store, best.info.experiment_id)),
+        is_new_look=is_new_look,
+    )
+
+
+def _find_ended(store: Store, best: "Run") -> dict[int, "Run"]:
+    """The runs that repeat a run and came to an end of their own, by seed."""
+    query = f"{where(KIND, CONFIRM)} AND {where(CONFIRMS, best.info.run_id)}"
+    found = store.find_runs(best.info.experiment_id, query)
+    return {int(run.data.tags[SEED]): run for run in found if to_record(run).status in ENDED}
+
+
+def identity_of_run(run: "Run", loaded: LoadedRun) -> dict[str, Any]:
+    """The code and the data that a run was trained with."""
+    data = [entry.dataset for entry in run.inputs.dataset_inputs] if run.inputs else []
+    return {
+        "code": code_digests(loaded.built.spec, scheduler=True),
+        "data": f"{data[0].name} {data[0].digest[:12]}" if data else "",
+    }
+
+
+def _measure_test(store: Store, runs: Sequence["Run"], *, device: str) -> bool:
+    """Measures runs on the test part that have not been, and logs it; whether there were any."""
+    untested = [run for run in runs if not _tested(run)]
+    if not untested:
+        return False
+    note_look(store, untested, by=COMMAND)
+    for run in untested:
+        loaded = load(store, run, device=device)
+        log = RunLog(store, run)
+        log.add_metrics(finite(loaded.measure("test")), loaded.epoch)
+        log.send()
+    return True
+
+
+def _tested(run: "Run") -> dict[str, float]:
+    return {name: value for name, value in run.data.metrics.items() if name.startswith("test_")}
+
+
+def _spreads(objective: str, runs: Sequence[Seeded]) -> dict[str, Spread]:
+    """The objective over the seeds, and each measure of the test part."""
+    finished = [run for run in runs if run.record.value is not None]
+    columns = {objective: [run.record.value for run in finished if run.record.value is not None]}
+    for name in dict.fromkeys(name for run in finished for name in run.test):
+        columns[name] = [run.test[name] for run in finished if name in run.test]
+    return {
+        name: Spread(mean=t_interval(values), standard_deviation=standard_deviation(values))
+        for name, values in columns.items()
+        if len(values) > 1
+    }

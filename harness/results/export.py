@@ -1,0 +1,151 @@
+"""A run's model without this project: exported by torch, loaded and served by plain MLflow, no pickle inside."""
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.data import Arrays, Data
+from harness.results.reload import LoadedRun, load
+from harness.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+EXAMPLES = 2  # inputs that trace the model: with a single one the size of a batch would be fixed
+
+
+class Served(nn.Module):
+    """A model with its preparation and its probabilities: from what a client has to what a client wants.
+
+    Takes inputs as the data holds them before normalisation (images (N, C, H, W) uint8, 0 to 255), gives
+    probabilities (N, K) for classes and the plain outputs for regression, as `LoadedRun.predict` does.
+    """
+
+    def __init__(self, model: nn.Module, data: Data) -> None:
+        super().__init__()
+        self.model = model
+        self.is_classification = data.is_classification
+        self.data = data
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.model(self.data.prepare(inputs)).float()
+        return outputs.softmax(1) if self.is_classification else outputs
+
+
+def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion":
+    """Registers a run's best checkpoint as a new version of the model `name`, and gives it the alias.
+
+    The model computes in float32 on the CPU, whatever trained it, for batches of any size.
+    """
+    import mlflow.pytorch
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    loaded = load(store, run, device="cpu")
+    data = loaded.built.data
+    model = Served(loaded.model.float(), data).eval().requires_grad_(False)
+    example = example_inputs(data)
+    with torch.no_grad():
+        outputs = model(example)
+    signature = ModelSignature(
+        Schema([TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))]),
+        Schema([TensorSpec(outputs.numpy().dtype, (-1, *outputs.shape[1:]))]),
+    )
+    client = store.client
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run.info.run_id,
+        params={key: str(value) for key, value in loaded.params.items()},
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            mlflow.pytorch.save_model(
+                model,
+                path,
+                signature=signature,
+                input_example=example.numpy(),
+                serialization_format="pt2",
+                pip_requirements=requirements(),
+                metadata={"classes": list(data.classes or ())},
+            )
+            client.log_model_artifacts(logged.model_id, str(path))
+    except BaseException:
+        client.delete_logged_model(logged.model_id)
+        raise
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=loaded.epoch)])
+    return _create_version(store, loaded, name, logged.model_id, alias, example, outputs)
+
+
+def example_inputs(data: Data) -> Tensor:
+    """A few inputs as a client sends them: from the validation part, or zeros where it is not in memory."""
+    if isinstance(data.validation, Arrays) and len(data.validation) >= EXAMPLES:
+        return data.validation.inputs[:EXAMPLES].contiguous()
+    dtype = torch.float32 if data.mean is None else torch.uint8  # a `Dataset` has a mean where it has images
+    return torch.zeros(EXAMPLES, *data.input_shape, dtype=dtype)
+
+
+def requirements() -> list[str]:
+    """What serving needs, as installed here; a build's own suffix such as `+cu128` is no version to ask for."""
+    names = ("mlflow", "torch", "numpy")
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+
+
+def _create_version(
+    store: Store, loaded: LoadedRun, name: str, model_id: str, alias: str, example: Tensor, outputs: Tensor
+) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    try:
+        client.create_registered_model(name, description=f"The best run of {name}, under the alias `{alias}`.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        name,
+        f"models:/{model_id}",
+        loaded.run_id,
+        model_id=model_id,
+        description=_describe(loaded, name, alias, example, outputs),
+    )
+    client.set_registered_model_alias(name, alias, version.version)
+    return version
+
+
+def _describe(loaded: LoadedRun, name: str, alias: str, example: Tensor, outputs: Tensor) -> str:
+    """What a person needs to use the model, in Markdown."""
+    classes = loaded.built.data.classes
+    gives = f"outputs {_shape(outputs)} float32"
+    if classes is not None:
+        shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+        gives = f"probabilities {_shape(outputs)} float32 of: {shown}"
+    kind = str(example.dtype).removeprefix("torch.")
+    span = ", 0 to 255, not normalised" if example.dtype == torch.uint8 else ", not normalised"
+    return "\n\n".join(
+        (
+            f"**{loaded.name}**, epoch {loaded.epoch + 1}: {_listed(loaded.metrics)}",
+            f"Hyperparameters: {_listed(loaded.params)}",
+            f"Takes {_shape(example)} {kind}{span}. Gives {gives}. Computes on the CPU.",
+            f'`mlflow.pytorch.load_model("models:/{name}@{alias}")`',
+            f"`MLFLOW_DEFAULT_PREDICTION_DEVICE=cpu mlflow models serve -m models:/{name}@{alias} --env-manager local`",
+        )
+    )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in values.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items())
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(['N', *map(str, tensor.shape[1:])])})"

@@ -1,0 +1,104 @@
+"""The best run of an experiment as a registered model of MLflow's, under the alias `best`."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.tracking.runs import find_best
+from harness.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+ALIAS = "best"
+
+
+def register_best(store: Store, experiment: str, say: Callable[[str], None]) -> None:
+    """Registers the best run of an experiment, unless it is the registered one.
+
+    What goes wrong is said and not raised: the runs are safe, whatever becomes of their registration.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = find_best(store, experiment)
+        before = find_registered(store, experiment)
+    except (HarnessError, MlflowException) as error:
+        say(f"nothing was registered: {_first_line(error)}")
+        return
+    if before is None or before.run_id != run.info.run_id:
+        say(f"exporting {run.info.run_name} for MLflow's model registry ...")
+        say(_export_apart(store, run, experiment))
+
+
+def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
+    """The model version with the alias, if there is one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return store.client.get_model_version_by_alias(experiment, ALIAS)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model, no alias
+            return None
+        raise
+
+
+def _export_apart(store: Store, run: "Run", experiment: str) -> str:
+    """Exports and registers in a process of its own, where torch is loaded; what came of it, in a sentence."""
+    context = _context()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(  # type: ignore[attr-defined]
+        target=_export, args=(theirs, store.folder, run.info.run_id, experiment), daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        told: str = ours.recv()
+    except EOFError:
+        process.join()
+        told = f"{run.info.run_name} could not be registered: the process that exports it was killed."
+    finally:
+        ours.close()
+    process.join()
+    return told
+
+
+def _context() -> BaseContext:
+    """As workers start: on Linux from a process that has loaded torch already."""
+    default = "forkserver" if sys.platform == "linux" else "spawn"
+    return multiprocessing.get_context(os.environ.get("HARNESS_START_METHOD") or default)
+
+
+def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:
+    """Runs in the process of its own: says in a sentence what came of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent, which decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    import mlflow
+
+    from harness.results.export import export
+
+    store = Store(folder)
+    mlflow.set_tracking_uri(store.uri)  # where `models:/` is looked up
+    mlflow.set_registry_uri(store.uri)
+    run = store.client.get_run(run_id)
+    try:
+        version = export(store, run, name, alias=ALIAS)
+        answer.send(f"registered as models:/{name}@{ALIAS} (version {version.version})")
+    except Exception as error:  # anything that a user's model can do to torch.export
+        answer.send(f"{run.info.run_name} could not be registered: {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

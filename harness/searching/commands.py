@@ -1,0 +1,248 @@
+"""`sweep`, `train` and `confirm`: from a spec file to runs in the store."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import FAILED, INTERRUPTED, HarnessError
+from harness.files import remove_abandoned
+from harness.reporting.screen import Screen, open_screen
+from harness.searching.driver import Driver
+from harness.searching.lock import check_free, holding
+from harness.searching.plan import Options, changes_between, count_trials, device_line, make_plan, say_plan
+from harness.searching.requests import (
+    build_task,
+    find_or_create_run,
+    open_experiment,
+    run_lock,
+    seed_identity,
+    train_identity,
+)
+from harness.searching.task import Task
+from harness.tracking.store import Store
+from harness.tracking.tags import CONFIRM, TRAIN_KIND
+from harness.workers.border import Workers
+from harness.workers.local import LocalWorkers
+
+if TYPE_CHECKING:
+    from harness.results.confirm import Confirmation
+    from harness.searching.session import SweepSession
+
+
+def sweep(options: Options) -> None:
+    """Searches the hyperparameters of a spec; run again, it goes on to `trials` trials in all."""
+    lock = options.store / "locks" / f"{options.name}.lock"
+    check_free(lock, f"{options.name} in {options.store}")
+    with _workers(options) as workers:
+        plan, first = make_plan(options, workers, is_sweep=True)
+        jobs = options.jobs or workers.fit(plan.report)
+        trials = count_trials(plan)
+        screen = open_screen(
+            list(plan.searched),
+            trials=trials,
+            train_images=plan.report.train_images,
+            maximize=plan.direction == "maximize",
+        )
+        try:
+            say_plan(screen, plan, trials=trials, jobs=jobs)
+            if options.is_dry_run:
+                from harness.searching.session import describe_study
+
+                screen.say(describe_study(options, plan))
+                screen.say("dry run: nothing was written.")
+                return
+            with holding(lock, f"{options.name} in {options.store}"):
+                from harness.searching.session import SweepSession
+
+                session = SweepSession(options, plan, screen)
+                driver = Driver(session.store, workers, screen, idle=[first])
+                with _interruptible(driver, screen, session.store):
+                    driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
+                screen.close()  # what is said from here on is not about running trials
+                session.summarize()
+                session.check_outcome()
+                if options.registers:
+                    _register(session, screen)
+        finally:
+            screen.close()
+
+
+def _register(session: "SweepSession", screen: Screen) -> None:
+    try:
+        session.register()
+    except KeyboardInterrupt:
+        screen.say("stopped. All trials are done; the same command registers the best one.")
+        raise
+
+
+def train(options: Options) -> str:
+    """One run at the defaults, or from a checkpoint; an interrupted one goes on. Returns its run id."""
+    params, start = _find_start(options)
+    with _workers(options) as workers:
+        plan, first = make_plan(options, workers, is_sweep=False, params=params, start=start)
+        screen = open_screen(list(plan.description.hyperparameters), train_images=plan.report.train_images)
+        try:
+            screen.say(device_line(plan.report))
+            if plan.report.start_note is not None:
+                screen.say(f"  begins with {start}: {plan.report.start_note}")
+            store = Store(options.store, create=True, say=screen.say)
+            remove_abandoned(store.folder)
+            is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
+            experiment_id = open_experiment(store, options, plan, ranks=is_own)
+            log = find_or_create_run(
+                store,
+                experiment_id,
+                options,
+                plan,
+                plan.defaults,
+                kind=TRAIN_KIND,
+                identity=train_identity(plan, start),
+            )
+            with holding(run_lock(store, log.run_id), f"run {log.run_id[:8]}"):
+                task = build_task(options, plan, store, log, log.run.info.run_name, plan.defaults)
+                task.request = dataclasses.replace(task.request, start=start)
+                driver = Driver(store, workers, screen, idle=[first])
+                with _interruptible(driver, screen, store):
+                    driver.run(iter([task]), jobs=1)
+            screen.say(f"run {log.run_id}")
+            if task.outcome != "finished":
+                raise HarnessError(f"{task.name} {task.outcome}: {task.reason}", exit_code=FAILED)
+        finally:
+            screen.close()
+    return log.run_id
+
+
+def confirm(options: Options, *, seeds: int = 5) -> "Confirmation":
+    """Trains the best run's values with the next `seeds` seeds, then measures each of them on the test part.
+
+    What was trained or measured before is not done again: interrupted, it goes on; asked for more seeds, it
+    trains those that are missing. Raises `HarnessError` where there is no finished run, where the spec is no
+    longer what it was trained with, or where fewer than two seeds finish.
+    """
+    from harness.results.confirm import chosen_seeds, conclude, identity_of_run, missing_seeds
+    from harness.results.reload import load
+    from harness.tracking.runs import find_best
+
+    store = Store(options.store)
+    best = find_best(store, options.name)
+    loaded = load(store, best, device=options.device)
+    chosen = chosen_seeds(loaded, seeds)
+    if missing := missing_seeds(store, best, chosen):
+        values = {name: value for name, value in loaded.experiment.values().items() if name != "trials"}
+        _repeat(options, values, seeds=missing, of=best.info.run_id, identity=identity_of_run(best, loaded))
+    return conclude(store, best, loaded, chosen, device=options.device)
+
+
+def _repeat(
+    options: Options, values: Mapping[str, Any], *, seeds: Sequence[int], of: str, identity: Mapping[str, Any]
+) -> None:
+    """Trains the values of run `of` once with each seed; interrupted runs go on where they stopped.
+
+    `identity` holds the code and data that `of` was trained with; raises `HarnessError` where the spec's are
+    others.
+    """
+    lock = options.store / "locks" / f"{options.name}.confirm.lock"
+    what = f"confirm {options.name} in {options.store}"
+    check_free(lock, what)
+    with _workers(options) as workers:
+        plan, first = make_plan(options, workers, is_sweep=False, params={**values, "pruner": None})
+        data = plan.report.recipe["rest"]["data"][: len(identity["data"])]  # as much of the digest as was kept
+        changes = changes_between(identity, {"code": plan.report.code, "data": data})
+        if changes:
+            raise HarnessError(
+                f"{options.spec} is not what run {of[:8]} was trained with; changed: {'; '.join(changes)}. "
+                "Sweep again, or bring its source back: it is among the run's artifacts, under spec/."
+            )
+        images, is_up = plan.report.train_images, plan.direction == "maximize"
+        screen = open_screen(["seed"], trials=len(seeds), train_images=images, maximize=is_up)
+        try:
+            screen.say(device_line(plan.report))
+            with holding(lock, what):
+                store = Store(options.store, create=True, say=screen.say)
+                remove_abandoned(store.folder)
+                experiment_id = open_experiment(store, options, plan, ranks=False)
+
+                def tasks() -> Iterator[Task]:
+                    for seed in seeds:
+                        seeded = plan.defaults | {"seed": seed}
+                        log = find_or_create_run(
+                            store, experiment_id, options, plan, seeded, kind=CONFIRM, identity=seed_identity(of, seed)
+                        )
+                        yield build_task(options, plan, store, log, log.run.info.run_name, seeded)
+
+                driver = Driver(store, workers, screen, idle=[first])
+                with _interruptible(driver, screen, store):
+                    driver.run(tasks(), jobs=options.jobs or workers.fit(plan.report))
+        finally:
+            screen.close()
+
+
+def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:
+    """What `--from` names: the params of a run and its last checkpoint, or the checkpoint file alone."""
+    if options.start is None:
+        return {}, None
+    if Path(options.start).exists():
+        return {}, Path(options.start)
+    if "/" in options.start or Path(options.start).suffix:
+        raise HarnessError(f"--from {options.start}: there is no such file.")
+    from harness.tracking.runs import find_run, typed_params
+
+    store = Store(options.store)
+    run = find_run(store, options.start, options.name)
+    return typed_params(run), store.artifact(run, "checkpoints/last.pth.tar")
+
+
+@contextmanager
+def _workers(options: Options) -> Iterator[Workers]:
+    """Workers here or on a Ray cluster, killed where the block ends with an exception."""
+    workers = LocalWorkers(options.device) if options.ray is None else _ray_workers(options, options.ray)
+    try:
+        yield workers
+        workers.close()
+    finally:
+        workers.kill_all()
+
+
+def _ray_workers(options: Options, address: str) -> Workers:
+    try:
+        from harness.workers.ray_workers import RayWorkers
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "ray":
+            raise
+        raise HarnessError("--ray needs Ray, which is not installed: pip install 'harness[ray]'") from None
+    gpus = 0.0 if options.gpus_per_trial is None and options.device == "cpu" else options.gpus_per_trial
+    return RayWorkers(address, options.spec, cpus=options.cpus_per_trial, gpus=gpus)
+
+
+@contextmanager
+def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the runs at once and say how to go on; a second one does not even say that."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
+        driver.stop()
+
+    outbox = store.outbox
+    if outbox is not None:
+        outbox.check_stop = driver.check_stop
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+        if outbox is not None:
+            outbox.flush()
+    except KeyboardInterrupt:
+        driver.interrupt()
+        screen.close()
+        screen.say("stopped. Everything trained so far is kept; the same command goes on.")
+        raise
+    except BaseException:
+        driver.interrupt()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,314 @@
+"""The driver: the one process that owns MLflow and the screen, and feeds the workers."""
+
+import csv
+import dataclasses
+import io
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from harness.errors import FAILED, HarnessError
+from harness.files import write_whole
+from harness.reporting.screen import Screen
+from harness.searching.task import Task, run_note
+from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
+from harness.tracking.system import SystemSampler
+from harness.tracking.tags import (
+    BASE_RECIPE,
+    DEVICE,
+    LOSSES,
+    NODE,
+    NOTE,
+    OF_SETTINGS,
+    PRECISION,
+    PRIVATE,
+    RECIPE,
+    REUSED,
+    REUSED_FROM,
+    STEP,
+    THREADS,
+    VERSION,
+)
+from harness.training.results import EpochResult
+from harness.workers.border import Lost, Workers, describe_exit, error_of
+from harness.workers.messages import Checkpoint, Done, Failed, Prepared, Verdict
+
+SAME_ERRORS = 3  # in a row end a sweep
+TRIES = 2  # of a run whose worker was killed from outside: most likely by the run itself
+NODE_TRIES = 10  # of a run whose node went: no fault of its own, but not without end
+SAMPLES_AT_ONCE = 32  # of the machine, sent by themselves; where more runs train they go with a run's next epoch
+POLL_SECONDS = 0.25  # between looks at whether to stop
+
+
+class Driver:
+    """Runs tasks on workers, as many at once as there are jobs."""
+
+    def __init__(self, store: Store, workers: Workers, screen: Screen, *, idle: list[int] | None = None) -> None:
+        self._store, self._workers, self._screen = store, workers, screen
+        self._idle = list(idle or [])
+        self._active: dict[int, Task] = {}
+        self._waiting: list[Task] = []  # lost their workers
+        self._errors: list[str] = []
+        self._sampler = SystemSampler()
+        self._is_stopping = False
+
+    def run(self, tasks: Iterator[Task], *, jobs: int | None, ends: float | None = None) -> None:
+        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended.
+
+        After `ends` (of the monotonic clock) it does not wait for a tracking server to take another run.
+        """
+        exhausted = False
+        hearing_seconds = 0.0
+        while True:
+            began = time.monotonic()
+            while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
+                self.check_stop()
+                task = self._waiting.pop(0) if self._waiting else next(tasks, None)
+                if task is None:
+                    exhausted = True
+                else:
+                    self._start(task)
+                if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
+                    break  # those at work are not to wait until a thousand others are started
+            exhausted |= ends is not None and time.monotonic() > ends and not self._store.takes_runs
+            if exhausted and not self._active and not self._waiting:
+                return
+            touched: set[RunLog] = set()
+            heard = self._workers.receive(max(0.0, began + POLL_SECONDS - time.monotonic()))
+            self.check_stop()
+            began = time.monotonic()
+            for worker, message in heard:
+                task = self._active.get(worker)
+                if task is None:
+                    self._idle = [number for number in self._idle if number != worker]
+                    continue
+                if self._hear(worker, task, message):
+                    touched.discard(task.log)
+                else:
+                    touched.add(task.log)
+            if self._sampler.is_due:
+                for task in self._active.values():
+                    self._sample(task)
+                    if len(self._active) <= SAMPLES_AT_ONCE:
+                        touched.add(task.log)
+            for log in touched:
+                log.send()
+            hearing_seconds = time.monotonic() - began
+            self._store.retry()
+            self._screen.refresh()
+
+    def stop(self) -> None:
+        """Asks `run` to end with `KeyboardInterrupt`, in a fraction of a second, never amid a write to the store."""
+        self._is_stopping = True
+
+    def interrupt(self) -> None:
+        """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
+        self._workers.kill_all()
+        for task in [*self._active.values(), *self._waiting]:
+            with suppress(Exception):  # why it ends is on its way already: this is a last word, where it can be said
+                task.end(KILLED, "interrupted", "stopped; the same command goes on")
+
+    def check_stop(self) -> None:
+        """Raises `KeyboardInterrupt` once `stop` was called."""
+        if self._is_stopping:
+            raise KeyboardInterrupt
+
+    def _can_start(self, jobs: int | None) -> bool:
+        if self._active and any(task.is_alone for task in [*self._active.values(), *self._waiting[:1]]):
+            return False
+        return (jobs is None or len(self._active) < jobs) and (bool(self._idle) or self._workers.has_room())
+
+    def _start(self, task: Task) -> None:
+        worker = self._idle.pop() if self._idle else self._workers.start()
+        self._active[worker] = task
+        place = self._workers.place(worker)
+        mates = [other for number, other in self._active.items() if self._workers.place(number) == place]
+        for mate in mates:
+            mate.had_company |= len(mates) > 1
+        self._workers.send(worker, task.request)
+        self._screen.started(task.name, task.request.values)
+        if place is not None:
+            task.log.add_tags({NODE: place})
+            self._screen.say(f"{task.name} is on {place}")
+
+    def _hear(self, worker: int, task: Task, message: Any) -> bool:
+        """Takes in a message; whether the task has ended."""
+        match message:
+            case Prepared():
+                self._prepare(task, message)
+            case EpochResult():
+                self._take_epoch(worker, task, message)
+            case Checkpoint():
+                write_whole(task.log.folder / "checkpoints" / message.name, message.content)
+            case Done():
+                self._release(worker)
+                self._finish(task, message)
+                return True
+            case Failed(kind="edited" | "machine"):  # of no trial: none is told that it failed
+                raise HarnessError(message.message, exit_code=FAILED)
+            case Failed():
+                is_here = self._workers.place(worker) is None  # a cluster is not emptied for one trial
+                self._release(worker, replace=message.kind == "memory")
+                if message.kind == "memory" and task.had_company:
+                    self._screen.say(f"{task.name}: out of memory beside other trials; once more{', alone' * is_here}")
+                    task.is_alone, task.had_company = is_here, False
+                    self._wait(task)
+                    return False
+                if message.kind == "recipe" and task.renew is not None:
+                    self._screen.say(f"{task.name}: {message.message}; it begins anew, as another run")
+                    task.begin_anew(message.message)
+                    self._wait(task)
+                    return False
+                self._fail(task, message)
+                return True
+            case Lost():
+                del self._active[worker]
+                return self._lose(task, message)
+            case _:
+                raise AssertionError(f"{task.name} was sent {message!r}")
+        return False
+
+    def _lose(self, task: Task, lost: Lost) -> bool:
+        """Takes in that a run lost its worker; whether it has ended with it, for it was not the first time."""
+        task.losses.append(lost)
+        alike = [loss for loss in task.losses if loss.is_node == lost.is_node]
+        if len(alike) < (NODE_TRIES if lost.is_node else TRIES):
+            self._screen.say(f"{task.name}: {_loss(lost)}; once more, from its last state")
+            task.log.add_tags({LOSSES: "; ".join(map(_loss, task.losses))})
+            self._wait(task)
+            return False
+        why = "nodes come and go too fast" if lost.is_node else "the machine may lack memory"
+        what = f"its node was lost {NODE_TRIES} times" if lost.is_node else f"its worker was killed {TRIES} times"
+        self._fail(task, Failed(kind="lost", message=f"{what} ({lost.place or describe_exit(lost)}); {why}"))
+        return True
+
+    def _wait(self, task: Task) -> None:
+        """Puts a run back: it starts again from its last state when there is room."""
+        task.results.clear()
+        self._waiting.append(task)
+
+    def _release(self, worker: int, *, replace: bool = False) -> None:
+        del self._active[worker]
+        if replace:
+            self._workers.stop(worker)
+        else:
+            self._idle.append(worker)
+
+    def _prepare(self, task: Task, prepared: Prepared) -> None:
+        log, values = task.log, task.request.values
+        task.prepared = prepared
+        # Lost with its worker, it goes on where the same numbers come out, or begins anew.
+        task.request = dataclasses.replace(task.request, expected_recipe=prepared.recipe_digest)
+        log.add_tags(
+            {
+                RECIPE: prepared.recipe_digest,
+                BASE_RECIPE: prepared.base_digest,
+                DEVICE: prepared.device,
+                PRECISION: prepared.precision,
+                STEP: prepared.step,
+                THREADS: prepared.threads,
+                PRIVATE: prepared.private or "no",
+                **{tag: values[name] for name, tag in OF_SETTINGS.items()},
+                **{f"{VERSION}{name}": version for name, version in prepared.versions.items()},
+            }
+        )
+        log.log_dataset(prepared.data_name, prepared.data_digest, prepared.data_description)
+        log.write_text("model_summary.txt", prepared.summary)
+        for path, text in prepared.sources.items():
+            log.write_text(f"spec/{path}", text)
+
+    def _take_epoch(self, worker: int, task: Task, result: EpochResult) -> None:
+        before = task.results[-1].learning_rate if task.results else result.learning_rate
+        task.results.append(result)
+        first = {task.objective: result.metrics[task.objective]}  # what MLflow's pages compare by is logged first
+        metrics = first | result.metrics | {"lr": result.learning_rate, "epoch_seconds": result.epoch_seconds}
+        task.log.add_metrics(finite(metrics), result.epoch)
+        goes_on = True
+        if task.trial is not None and result.is_finite:
+            goes_on = task.trial.report(result.epoch, result.metrics[task.objective])
+        if task.request.awaits_verdict:
+            task.is_pruned = not goes_on
+            self._workers.send(worker, Verdict(goes_on=goes_on))
+        self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
+
+    def _sample(self, task: Task) -> None:
+        """What the machine is doing, at the run's second."""
+        task.is_sampled = True
+        seconds = time.time() - task.log.run.info.start_time / 1000
+        task.log.add_metrics(self._sampler.sample(), round(seconds))
+
+    def _finish(self, task: Task, done: Done) -> None:
+        log, last = task.log, task.results[-1]
+        is_complete = last.epoch + 1 == task.request.values["epochs"]
+        if done.is_diverged:
+            outcome, reason = "diverged", f"the loss was not finite in epoch {last.epoch + 1}"
+        elif task.is_pruned and not is_complete:
+            outcome, reason = "pruned", f"pruned after epoch {last.epoch + 1}"
+        else:
+            outcome, reason = "finished", None
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerows([("epoch", "from", "to"), *task.changes])
+        log.write_text("learning_rate_changes.csv", table.getvalue())
+        final: dict[str, float] = {"reused_epochs": len(task.reused)}
+        if last.best_epoch is not None and last.best_value is not None:
+            final |= {"best_epoch": last.best_epoch, f"best_{task.objective}": last.best_value}
+        if outcome == "finished" and task.value is not None and math.isfinite(task.value):
+            final["objective"] = task.value
+        log.add_metrics(final, last.epoch)
+        if not task.is_sampled:
+            self._sample(task)
+        trained_by = list(dict.fromkeys(result.trained_by for result in task.reused))
+        part = {0: "none", len(task.results): "all"}.get(len(task.reused), "some")
+        log.add_tags(
+            {
+                REUSED: part,
+                REUSED_FROM: ", ".join(trained_by) or "nothing",
+                NOTE: run_note(task, reason),
+            }
+        )
+        status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
+        task.end(status, outcome, reason)
+        if task.trial is not None:
+            saved = sum(result.epoch_seconds for result in task.reused)
+            details = {
+                "epochs": len(task.results),
+                "reused_epochs": len(task.reused),
+                "saved_seconds": saved,
+                "outcome": outcome,
+            }
+            task.trial.end(outcome, task.value, details)
+        self._errors.clear()
+        self._screen.ended(task.name, outcome, task.value, reason, reused=len(task.reused))
+
+    def _fail(self, task: Task, failed: Failed) -> None:
+        reason = failed.message
+        if failed.kind == "memory":
+            batch_size = task.request.values["batch_size"]
+            reason = f"out of memory with batch_size {batch_size}: {failed.message}"
+        if failed.trace:
+            task.log.write_text("traceback.txt", failed.trace)
+        task.end(FAILED_STATUS, "failed", reason)
+        if task.trial is not None:
+            task.trial.end("failed", None, {"reason": reason, "outcome": "failed"})
+        self._screen.ended(task.name, "failed", None, reason, reused=0)
+        if failed.kind in ("recipe", "lost"):
+            return
+        failed = dataclasses.replace(failed, exit_code=FAILED)  # the spec passed the preflight
+        if task.trial is None:
+            raise error_of(failed, reason)
+        self._errors.append(_kind_of(failed))
+        if self._errors[-SAME_ERRORS:] == [self._errors[-1]] * SAME_ERRORS:
+            raise error_of(failed, f"{SAME_ERRORS} trials in a row ended with the same error: {reason}")
+
+
+def _kind_of(failed: Failed) -> str:
+    """What makes two errors the same one: their kind, and the last line of their traceback."""
+    return failed.kind + (failed.trace.strip().splitlines()[-1] if failed.trace else failed.message)
+
+
+def _loss(lost: Lost) -> str:
+    what = "its node was lost" if lost.is_node else "its worker was killed"
+    return f"{what} ({lost.place or describe_exit(lost)})"

@@ -1,0 +1,212 @@
+"""What a sweep or a training run is about to do: the spec loaded, checked and timed, before anything is stored."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.experiment import direction_of
+from harness.machine import loading
+from harness.reporting.screen import Screen, shown_bytes, shown_seconds
+from harness.search import Hyperparameter
+from harness.settings import check_setting, of_a_run, of_a_study
+from harness.spec import Description, experiment_name
+from harness.tracking.making import DATABASE, draft_database
+from harness.workers.border import Workers, ask_worker
+from harness.workers.messages import Describe, Preflight, PreflightReport
+
+DEMO = {"epochs": 8, "trials": 6}
+SLOW_SECONDS = 1800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says of a sweep or of one training run."""
+
+    spec: Path
+    store: Path
+    device: str = "auto"
+    assignments: tuple[str, ...] = ()
+    trials: int | None = None
+    epochs: int | None = None
+    jobs: int | None = None  # None: as many as fill the machine
+    timeout_seconds: float | None = None
+    path_budget_bytes: int | None = None
+    is_demo: bool = False
+    is_fresh: bool = False
+    is_dry_run: bool = False
+    start: str | None = None
+    ray: str | None = None  # the address of a cluster; None: this machine
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    paths: Path | str | None = None  # the tree of epochs, where it is not in the store: a folder or an address
+    study_storage: str | None = None  # the address of a database; None: the journal in the store
+    registers: bool = False  # the best run, in MLflow's model registry
+
+    @property
+    def name(self) -> str:
+        """The experiment's name in the store."""
+        return experiment_name(self.spec, is_demo=self.is_demo)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A spec as it is about to be run: checked, timed, with its values."""
+
+    options: Options
+    description: Description
+    fixed: dict[str, Any]  # settings, and hyperparameters that are not searched
+    searched: dict[str, Hyperparameter]
+    report: PreflightReport
+
+    @property
+    def direction(self) -> str:
+        """`maximize` or `minimize`."""
+        return direction_of(self.fixed["objective"], self.fixed["direction"])
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All values, the searched ones at their defaults."""
+        return {name: found.default for name, found in self.searched.items()} | self.fixed
+
+
+def make_plan(
+    options: Options,
+    workers: Workers,
+    *,
+    is_sweep: bool,
+    params: Mapping[str, Any] | None = None,
+    start: Path | None = None,
+) -> tuple[Plan, int]:
+    """Loads and checks a spec in a worker. Nothing has been written to the store when this returns."""
+    first = _start_beside_imports(workers)
+    if not (options.store / DATABASE).exists() and "MLFLOW_TRACKING_URI" not in os.environ and not options.is_dry_run:
+        draft_database()  # while the worker tries the spec
+    description: Description = ask_worker(workers, first, Describe(spec=options.spec))
+    settings = description.settings | (DEMO if options.is_demo else {})
+    known = {**description.hyperparameters, **description.settings}
+    given = {name: value for name, value in (params or {}).items() if name in known}
+    given |= description.parse(options.assignments)
+    for name in ("epochs", "trials"):
+        if (value := getattr(options, name)) is not None:
+            check_setting(name, value)
+            given[name] = value
+    searched = (
+        {name: found for name, found in description.hyperparameters.items() if name not in given} if is_sweep else {}
+    )
+    fixed = {name: found.default for name, found in description.hyperparameters.items()} | settings | given
+    fixed = {name: value for name, value in fixed.items() if name not in searched}
+    values = {name: found.default for name, found in searched.items()} | fixed
+    report: PreflightReport = ask_worker(
+        workers,
+        first,
+        Preflight(
+            spec=options.spec,
+            values=of_a_run(values),
+            searched=tuple(searched),
+            device=options.device,
+            is_demo=options.is_demo,
+            start=start,
+            paths=options.paths if isinstance(options.paths, str) else None,
+        ),
+    )
+    plan = Plan(options=options, description=description, fixed=fixed, searched=searched, report=report)
+    if is_sweep:
+        from harness.searching.study import build_pruner
+
+        build_pruner(fixed["pruner"])
+    return plan, first
+
+
+def _start_beside_imports(workers: Workers) -> int:
+    """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
+
+    def load() -> None:
+        with loading():
+            import mlflow  # noqa: F401
+            import optuna  # noqa: F401
+
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(load)
+        number = workers.start()  # here, where Ctrl-C is heard: it may wait for room on a cluster
+        loaded.result()
+        return number
+
+
+def count_trials(plan: Plan) -> int:
+    """Trials in all: as many as asked for, and no more than a grid has points."""
+    asked: int = plan.fixed["trials"]
+    if plan.fixed["sampler"] != "grid":
+        return asked
+    from harness.searching.study import grid_size
+
+    return min(asked, grid_size(plan.searched))
+
+
+def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
+    report, epochs = plan.report, plan.fixed["epochs"]
+    at_once = f", {jobs} at once" if jobs > 1 else ""
+    screen.say(f"{plan.options.name}: {trials} trials of {epochs} epochs{at_once}, on {device_line(report)}")
+    for name, found in plan.searched.items():
+        screen.say(f"  {name}: {found.describe()} (default {found.default})")
+    if report.corner:
+        corner = ", ".join(f"{name}={value}" for name, value in report.corner.items())
+        screen.say(f"  the largest trial ({corner}) fits")
+    seconds = report.epoch_seconds * epochs * trials / jobs
+    disk = report.state_bytes * 3 * trials
+    screen.say(
+        f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
+        f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
+    )
+    if report.paths_note is not None:
+        screen.say(f"  note: {report.paths_note}")
+    if report.device.startswith("cpu") and seconds > SLOW_SECONDS and not plan.options.is_demo:
+        screen.say(
+            "  There is no GPU here, and on this CPU that is long. "
+            f"For a first look: python -m harness sweep {plan.options.spec} --demo"
+        )
+
+
+def device_line(report: PreflightReport) -> str:
+    threads = f", {report.threads} thread{'s' * (report.threads > 1)} a trial" if report.threads else ""
+    return (
+        f"{report.device}{threads}, {report.precision}\n  {report.model} with {report.parameters:,} parameters, "
+        f"{report.data} with {report.train_images:,} training images"
+    )
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """What makes trials comparable, and suggestions repeatable: a change of it starts a new study."""
+    return {
+        "search space": {name: repr(found) for name, found in plan.searched.items()},
+        "settings": {name: repr(value) for name, value in of_a_study(plan.fixed).items()},
+        "pruner": _describe_pruner(plan.fixed["pruner"]),
+        "code": plan.report.code,
+        "data": plan.report.recipe["rest"]["data"],
+    }
+
+
+def _describe_pruner(pruner: Any) -> str:
+    if pruner is None or isinstance(pruner, str):
+        return str(pruner)
+    plain = {key: value for key, value in vars(pruner).items() if isinstance(value, int | float | str | None)}
+    return f"{type(pruner).__name__} {plain}"
+
+
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What of the identity changed, one clause each."""
+    changes = []
+    for group, new in after.items():
+        old = before.get(group)
+        if old == new:
+            continue
+        if not isinstance(new, dict) or not isinstance(old, dict):
+            changes.append(f"{group} ({old} before, {new} now)")
+            continue
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                is_value = group == "settings" and name in old and name in new
+                changes.append(f"{name} ({old[name]} before, {new[name]} now)" if is_value else name)
+    return list(dict.fromkeys(changes))

@@ -1,0 +1,189 @@
+"""One sweep command's hold on the study and the store: which trials there are to train, and what came of them."""
+
+import json
+import time
+from collections.abc import Iterator
+
+from harness.errors import FAILED, HarnessError
+from harness.files import remove_abandoned
+from harness.reporting.screen import Screen, shown_seconds, shown_values
+from harness.searching.plan import Options, Plan, changes_between, identity_of
+from harness.searching.requests import build_task, open_experiment, source_tags
+from harness.searching.study import OpenTrial, Study
+from harness.searching.task import Task
+from harness.tracking.journal import archive_study, count_archived, open_database, open_journal, open_study
+from harness.tracking.runs import best_record
+from harness.tracking.store import FAILED_STATUS, JOURNAL, RunLog, Store
+from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
+from harness.workers.messages import Train
+
+
+class SweepSession:
+    """One sweep command's hold on the study and the store."""
+
+    def __init__(self, options: Options, plan: Plan, screen: Screen) -> None:
+        self._options, self._plan, self._screen = options, plan, screen
+        self.ends = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
+        self.store = Store(options.store, create=True, say=screen.say)
+        remove_abandoned(self.store.folder)
+        self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
+        url = options.study_storage
+        self._storage = open_journal(self.store.journal) if url is None else open_database(url)
+        self._source_tags = source_tags(options, plan)
+        self._study = self._open_study()
+        self._number = count_archived(self._storage, options.name) + 1
+
+    def tasks(self, trials: int) -> Iterator[Task]:
+        """The interrupted trials, then new ones up to `trials` in all."""
+        is_resuming = False
+        for asked in self._study.interrupted():
+            is_resuming = True
+            self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
+            yield self._task(asked)
+        if self._study.count >= trials and not is_resuming:
+            self._screen.say(f"{trials} trials were done before; more of them: --trials N")
+        while self._study.count < trials:
+            if self.ends is not None and time.monotonic() > self.ends:
+                self._screen.say("the time is up: no further trial is started.")
+                return
+            yield self._task(self._study.ask())
+
+    def summarize(self) -> None:
+        """The sweep's last lines: what was asked, trained and saved, and the best run."""
+        totals = {"epochs": 0.0, "reused_epochs": 0.0, "saved_seconds": 0.0}
+        for trial in self._study.trials():
+            for name in totals:
+                totals[name] += trial.user_attrs.get(name, 0)
+        asked, reused = round(totals["epochs"]), round(totals["reused_epochs"])
+        saved = f" ({shown_seconds(totals['saved_seconds'])} of training)" if reused else ""
+        self._screen.say(f"epochs: {asked} asked, {asked - reused} trained, {reused} saved{saved}")
+        best = self._study.best()
+        if best is None:
+            self._screen.say("no trial finished.")
+            return
+        objective = self._plan.fixed["objective"]
+        name, value, values = _trial_name(best.number), best.value, json.loads(best.user_attrs["values"])
+        if self.store.takes_runs:  # a run of `train` may be better: the command `best` says the same
+            record = best_record(self.store, self._options.name)
+            name, value, values = record.name, record.value, record.params
+        self._screen.say(f"best: {name}  {objective} {value:.4f}  {shown_values(values, list(self._plan.searched))}")
+
+    def check_outcome(self) -> None:
+        """Says how many trials failed; raises `HarnessError` where none of all that ended came to anything."""
+        outcomes = [trial.user_attrs["outcome"] for trial in self._study.trials() if "outcome" in trial.user_attrs]
+        counts = {name: outcomes.count(name) for name in ("failed", "diverged") if name in outcomes}
+        if not counts:
+            return
+        shown = " and ".join(f"{count} {name}" for name, count in counts.items())
+        why = f"`python -m harness runs {self._options.spec}` says why"
+        if sum(counts.values()) == len(outcomes):
+            raise HarnessError(f"no trial finished: of {len(outcomes)}, {shown}; {why}.", exit_code=FAILED)
+        self._screen.say(f"of {len(outcomes)} trials, {shown}; {why}.")
+
+    def register(self) -> None:
+        """Makes the best run MLflow's registered model, where it is not that already."""
+        from harness.results.registry import register_best
+
+        if self._study.best() is not None and self.store.takes_runs:
+            register_best(self.store, self._options.name, self._screen.say)
+
+    def _open_study(self) -> Study:
+        options, plan = self._options, self._plan
+        identity = identity_of(plan)
+        before = open_study(self._storage, options.name)
+        if before is not None:
+            changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
+            if changes or options.is_fresh:
+                uid = before.user_attrs.get("uid", "")
+                archived = archive_study(self._storage, options.name)
+                self._close_runs(uid, archived)
+                self._screen.say(
+                    f"{_why_anew(changes)}.\nA new study starts; the earlier one is kept as {archived}, its runs stay: "
+                    f"--study {archived.rpartition('~')[2]} shows them."
+                )
+        study = Study(
+            self._storage,
+            options.name,
+            plan.searched,
+            direction=plan.direction,
+            seed=plan.fixed["seed"],
+            sampler=plan.fixed["sampler"],
+            pruner=plan.fixed["pruner"],
+            identity=identity,
+        )
+        for change in study.note_recipe(plan.report.recipe):
+            self._screen.say(f"{change}: epochs trained before are not reused.")
+        return study
+
+    def _close_runs(self, study_uid: str, archived: str) -> None:
+        """Ends the runs that an earlier study left open."""
+        of_study = where(STUDY, study_uid)
+        for is_open in ("attributes.status = 'RUNNING'", where(STATUS, "interrupted")):
+            for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {is_open}"):
+                log = self.store.resume_run(run.info.run_id)
+                log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not go on")
+
+    def _task(self, asked: OpenTrial) -> Task:
+        options, plan = self._options, self._plan
+        name = _trial_name(asked.number)
+        tags = {STUDY: self._study.uid, TRIAL: str(asked.number), KIND: TRIAL_KIND}
+        tags |= {SWEEP: str(self._number)}
+        params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
+        log = self._find_run(asked)
+
+        def create_log() -> RunLog:
+            made = self.store.create_run(self._experiment_id, name, params=params, tags=tags | self._source_tags)
+            asked.trial.set_user_attr("run_id", made.run_id)
+            return made
+
+        def build(log: RunLog) -> Task:
+            return build_task(options, plan, self.store, log, name, plan.fixed | asked.values)
+
+        def renew() -> tuple[RunLog, Train]:
+            task = build(create_log())
+            return task.log, task.request
+
+        if log is None:
+            log = create_log()
+        else:
+            log.log_params(params)  # where the kill came between the run and its params
+            if asked.run_id != log.run_id:
+                asked.note_run(log.run_id)
+        task = build(log)
+        task.trial, task.renew = asked, renew
+        return task
+
+    def _find_run(self, asked: OpenTrial) -> RunLog | None:
+        """The MLflow run of an interrupted trial, also where the kill came before Optuna knew of it."""
+        if asked.run_id is not None:
+            try:
+                return self.store.resume_run(asked.run_id)
+            except HarnessError as error:
+                self._screen.say(f"{_trial_name(asked.number)}: {error}; it goes on as another run")
+                return None
+        query = f"{where(STUDY, self._study.uid)} AND {where(TRIAL, asked.number)}"
+        found = self.store.find_runs(self._experiment_id, query) if asked.was_interrupted else []
+        return self.store.resume_run(found[0].info.run_id) if found else None
+
+
+def describe_study(options: Options, plan: Plan) -> str:
+    """What a sweep would do with the study that there is, in a sentence; nothing is written."""
+    url = options.study_storage
+    journal = options.store / JOURNAL
+    if url is None and not journal.exists():
+        return "A first study would start."
+    before = open_study(open_journal(journal) if url is None else open_database(url), options.name)
+    if before is None:
+        return "A first study would start."
+    changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
+    if changes or options.is_fresh:
+        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would stay."
+    return f"The study would go on: it has {len(before.trials)} trials."
+
+
+def _why_anew(changes: list[str]) -> str:
+    return f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
+
+
+def _trial_name(number: int) -> str:
+    return f"trial-{number:04d}"

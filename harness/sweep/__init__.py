@@ -1,1 +1,0 @@
-"""Searching: the study (Optuna), the driver, and the workers that train."""

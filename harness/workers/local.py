@@ -1,0 +1,136 @@
+"""Worker processes on this machine."""
+
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from harness.errors import FAILED, HarnessError
+from harness.faults import KEPT, machine_fault
+from harness.machine import count_cores, find_gpus
+from harness.workers.border import Lost
+from harness.workers.messages import PreflightReport
+
+GPU_SHARE = 0.9  # of its free memory that trials may take
+MOST_A_GPU = 4
+PRELOADED = "harness.workers.forkserver"
+
+
+@dataclass(frozen=True)
+class _Local:
+    process: BaseProcess
+    connection: Connection
+    gpu: str | None
+
+
+class LocalWorkers:
+    """Processes on this machine. The first one imports torch, the others start from it in milliseconds."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self._gpus = find_gpus() if device in ("auto", "cuda") else []
+        method = os.environ.get("HARNESS_START_METHOD") or ("forkserver" if sys.platform == "linux" else "spawn")
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker knows its own number
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            self._context.set_forkserver_preload([PRELOADED])
+        self._workers: dict[int, _Local] = {}
+        self._next = 0
+
+    def fit(self, report: PreflightReport) -> int:
+        """How many trials run at once: as many as the cores hold, and on GPUs as many as the memory holds too."""
+        if report.threads is not None:
+            return max(1, count_cores() // report.threads)
+        if not report.trial_bytes:
+            return 1
+        by_memory = int(report.gpu_bytes * GPU_SHARE) // report.trial_bytes
+        gpus = max(1, len(self._gpus))
+        by_cores = count_cores() // (2 * gpus)  # one to launch, one for what is beside the training
+        return gpus * max(1, min(by_memory, by_cores, MOST_A_GPU))
+
+    def has_room(self) -> bool:
+        """Whether a worker that is asked for now starts at once."""
+        return True
+
+    def start(self) -> int:
+        """Starts a worker and returns its number."""
+        used = [local.gpu for local in self._workers.values()]
+        gpu = min(self._gpus, key=used.count) if len(self._gpus) > 1 else None
+        try:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_main, args=(theirs, gpu), daemon=True)  # type: ignore[attr-defined]
+            process.start()
+        except (OSError, EOFError) as error:  # EOFError: the process that workers fork from could not fork, and ended
+            fault = machine_fault(error) or "this machine: it gives no further process"
+            raise HarnessError(f"no worker could be started. {fault}. {KEPT}", exit_code=FAILED) from None
+        theirs.close()
+        number, self._next = self._next, self._next + 1
+        self._workers[number] = _Local(process, ours, gpu)
+        return number
+
+    def place(self, worker: int) -> None:
+        """Where a worker is: on this machine."""
+
+    def send(self, worker: int, message: Any) -> None:
+        """Sends a message; one to a dead worker is dropped, and its death is received."""
+        try:
+            self._workers[worker].connection.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
+        """Everything that was said since, in the order each worker said it; waits for something to come."""
+        by_handle = {local.connection: number for number, local in self._workers.items()}
+        heard: list[tuple[int, Any]] = []
+        for handle in wait(list(by_handle), timeout_seconds):
+            number = by_handle[handle]  # type: ignore[index]
+            connection = self._workers[number].connection
+            try:
+                while True:
+                    heard.append((number, connection.recv()))
+                    if not connection.poll():
+                        break
+            except (EOFError, ConnectionResetError):
+                heard.append((number, Lost(exit_code=self._reap(number))))
+        return heard
+
+    def stop(self, worker: int) -> None:
+        """Ends an idle worker."""
+        self.send(worker, None)
+        local = self._workers.pop(worker)
+        local.process.join(5)
+        if local.process.is_alive():
+            local.process.kill()
+        local.connection.close()
+
+    def kill_all(self) -> None:
+        """Ends every worker at once. What they wrote is whole or not there."""
+        for local in self._workers.values():
+            local.process.kill()
+        for local in self._workers.values():
+            local.process.join(1)
+            local.connection.close()
+        self._workers.clear()
+
+    def close(self) -> None:
+        """Ends every worker after what it is doing."""
+        for worker in list(self._workers):
+            self.stop(worker)
+
+    def _reap(self, worker: int) -> int | None:
+        local = self._workers.pop(worker)
+        local.process.join(5)
+        local.connection.close()
+        return local.process.exitcode
+
+
+def _main(connection: Connection, gpu: str | None) -> None:
+    """Runs in the worker: only there is torch loaded. Of several GPUs it sees one."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    from harness.workers.worker import main
+
+    main(connection)

@@ -1,0 +1,201 @@
+"""A worker: a process that loads specs and trains runs, and says what happened. It has no store and no screen."""
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import HarnessError, UserCodeError
+from harness.faults import KEPT, machine_fault
+from harness.files import scratch_folder
+from harness.machine import keep_memory
+from harness.models import summarize
+from harness.spec import Spec, load_spec
+from harness.training.build import DataCache, build
+from harness.training.checkpoint import versions
+from harness.training.device import (
+    choose_device,
+    choose_threads,
+    describe_device,
+    is_out_of_memory,
+    make_deterministic,
+)
+from harness.training.recipe import code_digests
+from harness.training.remote import node_folder
+from harness.training.run import Walk
+from harness.workers.messages import Checkpoint, Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
+from harness.workers.preflight import preflight
+
+Send = Callable[[Any], None]
+Receive = Callable[[], Any]
+
+
+def main(connection: Connection) -> None:
+    """Serves requests until the driver says None or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with_the_driver()
+    worker = Worker()
+    try:
+        while (request := connection.recv()) is not None:
+            worker.serve(request, connection.send, connection.recv)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+
+
+class Worker:
+    """Answers one request at a time; keeps the spec and the data of the last one."""
+
+    def __init__(self) -> None:
+        keep_memory()
+        self._cache = DataCache()
+        self._spec: Spec | None = None
+
+    def serve(self, request: Request, send: Send, receive: Receive) -> None:
+        """Does what is asked; whatever goes wrong becomes a `Failed`."""
+        try:
+            match request:
+                case Describe():
+                    send(self.load(request.spec).describe())
+                case Preflight():
+                    spec = self.load(request.spec)
+                    self._set_threads(spec, request.values)
+                    send(preflight(request, spec, self._cache))
+                case Train(checkpoints=None):
+                    with scratch_folder(node_folder(str(request.paths))) as folder:
+                        send_all = partial(_send_with_files, folder, send)
+                        self._train(replace(request, checkpoints=folder), send_all, receive)
+                case Train():
+                    self._train(request, send, receive)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            send(_failed(error, request))
+        finally:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+
+    def load(self, path: Path) -> Spec:
+        """Loads a spec, and keeps it for the runs to come."""
+        self._spec = load_spec(path)
+        return self._spec
+
+    def _load_late(self, request: Train) -> Spec | None:
+        """The spec in a worker that has none yet; None where it is not what it was when the command began."""
+        try:
+            spec = self.load(request.spec)
+        except HarnessError:
+            if request.code is None:
+                raise
+            return None
+        return spec if request.code in (None, code_digests(spec, scheduler=True)) else None
+
+    def _set_threads(self, spec: Spec, values: dict[str, Any]) -> None:
+        make_deterministic(choose_threads((spec.experiment.defaults() | values)["threads"]))
+
+    def _train(self, request: Train, send: Send, receive: Receive) -> None:
+        assert request.checkpoints is not None
+        spec = self._spec if self._spec is not None and self._spec.path == request.spec else self._load_late(request)
+        if spec is None:
+            message = (
+                f"{request.spec} was edited while it was running. Everything trained so far is kept; the same command "
+                "goes on with the file as it is now."
+            )
+            send(Failed(kind="edited", message=message))
+            return
+        self._set_threads(spec, request.values)
+        device = choose_device(request.device)
+        built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo)
+        run = Walk(
+            built,
+            run_id=request.run_id,
+            paths=request.paths,
+            budget_bytes=request.budget_bytes,
+            checkpoints=request.checkpoints,
+            start=request.start,
+            is_demo=request.is_demo,
+        )
+        try:
+            recipe = run.recipe
+            if request.expected_recipe not in (None, recipe.digest):
+                send(
+                    Failed(
+                        kind="recipe",
+                        message="interrupted, and its recipe (code, data, device, versions) has changed since",
+                    )
+                )
+                return
+            experiment = built.experiment
+            send(
+                Prepared(
+                    recipe_digest=recipe.digest,
+                    base_digest=recipe.base_digest,
+                    recipe=recipe.parts(),
+                    summary=summarize(built.model),
+                    data_name=built.data.name,
+                    data_digest=built.data.digest,
+                    data_description=dict(built.data.description),
+                    versions=versions(),
+                    sources=spec.sources,
+                    device=describe_device(device),
+                    precision=built.precision,
+                    step=built.step,
+                    threads=choose_threads(experiment.threads) if device.type == "cpu" else None,
+                    private=recipe.private,
+                )
+            )
+            epochs = reused = 0
+            is_diverged = False
+            for result in run.epochs():
+                epochs, reused = epochs + 1, reused + result.reused
+                is_diverged = not result.is_finite
+                send(result)
+                if request.awaits_verdict:
+                    verdict = receive()
+                    if not isinstance(verdict, Verdict) or not verdict.goes_on:
+                        break
+            run.finish()
+            peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+            send(Done(epochs=epochs, reused_epochs=reused, is_diverged=is_diverged, peak_memory_bytes=peak))
+        finally:
+            run.close()
+
+
+def _send_with_files(folder: Path, send: Send, message: Any) -> None:
+    """Sends a message, and before the last one of a run its checkpoints."""
+    if isinstance(message, Done):
+        for file in sorted(folder.glob("*.pth.tar")):
+            send(Checkpoint(name=file.name, content=file.read_bytes()))
+    send(message)
+
+
+def _failed(error: Exception, request: Request) -> Failed:
+    is_theirs = isinstance(error, UserCodeError) and not isinstance(
+        request, Train
+    )  # the spec's first try: it tells more
+    if not is_theirs and not is_out_of_memory(error) and (fault := machine_fault(error)) is not None:
+        return Failed(kind="machine", message=f"{fault}. {KEPT}")
+    if isinstance(error, UserCodeError):
+        return Failed(kind="user", message=str(error), trace=error.trace, exit_code=error.exit_code)
+    if isinstance(error, HarnessError):
+        return Failed(kind="spec", message=str(error), exit_code=error.exit_code)
+    if is_out_of_memory(error):
+        return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
+    return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+
+
+def _die_with_the_driver() -> None:
+    """Ends this process when the driver is gone, even in the middle of an epoch. Nothing half-written stays."""
+    parent = parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
