@@ -36,8 +36,7 @@ def read_checkpoints(store: Path) -> dict[tuple[str, str], Path]:
     with closing(sqlite3.connect(f"file:{store / 'mlflow.db'}?mode=ro", uri=True)) as database:
         names = dict(database.execute("SELECT run_uuid, name FROM runs"))
     return {(names[path.parts[-3]], path.name): path for path in store.glob("artifacts/*/*/checkpoints/*.pth.tar")} | {
-        (names[path.parts[-4]], path.name): path
-        for path in store.glob("artifacts/*/*/artifacts/checkpoints/*.pth.tar")
+        (names[path.parts[-4]], path.name): path for path in store.glob("artifacts/*/*/artifacts/checkpoints/*.pth.tar")
     }
 
 

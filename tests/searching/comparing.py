@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from harness.searching.study import open_journal
+from harness.tracking.journal import open_journal
 from harness.training.state import same_bits
 
 TIMED = ("epoch_seconds",)

@@ -13,7 +13,7 @@ from comparing import assert_same_checkpoints, read_store, read_study
 from mlflow import MlflowClient
 from small import edit, slow
 
-from harness.searching.study import open_journal
+from harness.tracking.journal import open_journal
 
 Harness = Callable[..., Any]
 
