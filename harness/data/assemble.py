@@ -51,6 +51,7 @@ def build_data(
         ),
         description=describe(name, train, validation, shape, labels, names) | description,
         input_shape=shape,
+        is_multilabel=labels is None and are_labels([train.targets, validation.targets]),
     )
 
 
@@ -134,20 +135,35 @@ def labels_of(targets: Tensor, classes: Classes = None) -> Tensor | None:
     return targets.argmax(1) if is_soft(targets) else None
 
 
+def are_labels(targets: Sequence[Tensor]) -> bool:
+    """Whether the targets of all parts are yes or no for each of some labels: numbers that are all 0 or 1."""
+    found = [part for part in targets if part.is_floating_point() and bool(((part == 0) | (part == 1)).all())]
+    return len(found) == len(targets) and any(bool((part == 1).any()) for part in found)
+
+
 def class_names(classes: Classes, targets: Sequence[Tensor], name: str) -> tuple[str, ...] | None:
-    """The names of the classes, by default "0", "1", ...; None for regression."""
-    soft = all(is_soft(part) for part in targets)
-    if not soft and any(part.dtype != torch.int64 for part in targets):
+    """The names of the classes, by default "0", "1", ...; None for regression. Some parts may have soft targets."""
+    soft = [part for part in targets if is_soft(part)]
+    hard = [part for part in targets if part.dtype == torch.int64]
+    if len(soft) + len(hard) < len(targets):
         if classes is not None:
-            raise HarnessError(f"{name}: classes were named, but the targets are values (regression).")
+            raise HarnessError(
+                f"{name}: classes were named, but the targets are values (regression), or labels of which an image "
+                "may have several; leave classes out."
+            )
         return None
-    lowest = 0 if soft else min(int(part.min()) for part in targets)
-    needed = targets[0].shape[1] if soft else max(int(part.max()) for part in targets) + 1
+    lowest = min((int(part.min()) for part in hard), default=0)
+    needed = max([*(int(part.max()) + 1 for part in hard), *(part.shape[1] for part in soft)])
     if lowest < 0:
         raise HarnessError(f"{name}: targets count classes from 0; the lowest is {lowest}.")
     if classes is None:
-        return tuple(map(str, range(needed)))
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
-    if needed > len(names) or (soft and needed != len(names)):
-        raise HarnessError(f"{name}: {len(names)} classes were named, but the targets need {needed}.")
+        names = tuple(map(str, range(needed)))
+    else:
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
+    wrong = {part.shape[1] for part in soft} - {len(names)}
+    if needed > len(names) or wrong:
+        found = max(needed, *wrong) if wrong else needed
+        if classes is None:
+            raise HarnessError(f"{name}: soft targets are over {min(wrong)} classes, but there are {len(names)}.")
+        raise HarnessError(f"{name}: {len(names)} classes were named, but the targets need {found}.")
     return names

@@ -39,10 +39,14 @@ def pad(images: Tensor) -> Tensor:
     return padded
 
 
-def generator_for(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+def generator_for(seed: int, epoch: int | str, device: torch.device) -> torch.Generator:
     """A generator that depends on nothing but seed and epoch, and not in the same way for (1, 2) and (2, 1)."""
-    mixed = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return torch.Generator(device=device).manual_seed(int.from_bytes(mixed[:7], "big"))
+    return torch.Generator(device=device).manual_seed(number_for(seed, epoch))
+
+
+def number_for(seed: int, epoch: int | str) -> int:
+    """What the generators of an epoch are seeded with."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +68,18 @@ class Draws:
     def tensors(self) -> list[Tensor]:
         """Those that there are."""
         return [tensor for tensor in (self.offsets, self.flips, self.cuts) if tensor is not None]
+
+    @staticmethod
+    def joined(parts: "Sequence[Draws]") -> "Draws":
+        """What was decided for the images of several parts, one after the other."""
+        both = zip(*(part.tensors() for part in parts), strict=True)
+        values = iter([torch.cat(tensors, dim=-1) for tensors in both])
+        first = parts[0]
+        return Draws(
+            offsets=None if first.offsets is None else next(values),
+            flips=None if first.flips is None else next(values),
+            cuts=None if first.cuts is None else next(values),
+        )
 
 
 def draw(augment: Sequence[str], count: int, height: int, width: int, generator: torch.Generator) -> Draws:

@@ -1,19 +1,40 @@
 """Batches of any `torch.utils.data.Dataset`, through a `DataLoader` that is seeded by epoch."""
 
+import ctypes
+import os
 import random
+import signal
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from harness.data.augment import draw, generator_for, pad, windows
+from harness.data.collating import Collate, collate
 from harness.data.normalise import channels_last, normalised
+from harness.data.order import shuffled
 from harness.data.resident import finished
-from harness.errors import FAILED, HarnessError
+from harness.data.sampling import order_of
+
+FORK = "fork" if sys.platform == "linux" else None  # a spec's functions and classes cannot be pickled
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How the items of datasets become batches."""
+
+    workers: int = 0  # processes
+    collate: Collate = collate  # of the training part
+    evaluation_collate: Collate = collate
+    sampler: Any = None  # of the training part
+    count: int | None = None  # images of a pass, where a sampler chooses them
 
 
 def train_batches(
@@ -21,18 +42,28 @@ def train_batches(
     *,
     spans: Sequence[tuple[int, int]],
     seed: int,
-    epoch: int,
+    number: int,
+    epoch: int | None = None,
+    weights: Tensor | None = None,
     device: torch.device,
-    workers: int,
+    loading: Loading,
     augment: Sequence[str],
     mean: Tensor | None,
     std: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of a dataset: the batches that begin and end at `spans` of its random order."""
-    generator = generator_for(seed, epoch, torch.device("cpu"))
-    order = torch.randperm(length(dataset), generator=generator).tolist()
+    """The batches that begin and end at `spans` of the random order of pass `number`.
+
+    Where an epoch is not a pass, `epoch` lets what the worker processes draw differ between the epochs of one.
+    """
+    generator = generator_for(seed, number, torch.device("cpu"))
+    if loading.sampler is not None:
+        order = order_of(loading.sampler, seed=seed, number=number)
+    else:
+        order = shuffled(length(dataset), weights, generator).tolist()
+    if epoch is not None:
+        generator = generator_for(seed, f"workers {epoch}", torch.device("cpu"))
     groups = [order[start:stop] for start, stop in spans]
-    loaded = _load(dataset, groups, generator=generator, device=device, workers=workers)
+    loaded = _load(dataset, groups, loading.collate, generator=generator, device=device, workers=loading.workers)
     mean, std = on_device(mean, device), on_device(std, device)
     draws = None
     for (start, stop), (inputs, targets) in zip(spans, loaded, strict=True):
@@ -41,7 +72,7 @@ def train_batches(
             continue
         height, width = inputs.shape[2:]
         if draws is None:
-            draws = draw(augment, len(order), height, width, generator_for(seed, epoch, device))
+            draws = draw(augment, len(order), height, width, generator_for(seed, number, device))
         images = channels_last(inputs)
         if draws.offsets is not None:
             places = torch.arange(len(images), device=device)
@@ -54,6 +85,7 @@ def batches(
     *,
     batch_size: int,
     device: torch.device,
+    collate: Collate,
     workers: int,
     mean: Tensor | None,
     std: Tensor | None,
@@ -63,13 +95,14 @@ def batches(
     groups = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     generator = generator_for(0, 0, torch.device("cpu"))
     mean, std = on_device(mean, device), on_device(std, device)
-    for inputs, targets in _load(dataset, groups, generator=generator, device=device, workers=workers):
+    for inputs, targets in _load(dataset, groups, collate, generator=generator, device=device, workers=workers):
         yield normalised(inputs, mean, std), targets
 
 
 def _load(
     dataset: Dataset[Any],
     groups: list[list[int]],
+    collate: Collate,
     *,
     generator: torch.Generator,
     device: torch.device,
@@ -88,7 +121,8 @@ def _load(
         collate_fn=collate,
         generator=generator,
         pin_memory=pinned,
-        worker_init_fn=partial(_seed_worker, int(torch.randint(2**31, (), generator=generator))),
+        worker_init_fn=partial(_begin_worker, int(torch.randint(2**31, (), generator=generator)), os.getpid()),
+        multiprocessing_context=FORK if workers else None,
     )
     for inputs, targets in batches:
         yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned)
@@ -99,45 +133,28 @@ def on_device(values: Tensor | None, device: torch.device) -> Tensor | None:
     return None if values is None else values.to(device)
 
 
-def _seed_worker(seed: int, worker: int) -> None:
+def _begin_worker(seed: int, parent: int, worker: int) -> None:
+    if FORK is not None:  # killed with the process that trains; elsewhere torch looks every few seconds
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
     random.seed(seed + worker)
     np.random.seed(seed + worker)
     torch.manual_seed(seed + worker)
 
 
-def collate(items: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    """A list of (input, target) as two tensors; PIL images become uint8 (C, H, W)."""
-    inputs = [as_input(item[0]) for item in items]
-    shapes = {tuple(value.shape) for value in inputs}
-    if len(shapes) > 1:
-        first, second = sorted(shapes)[:2]
-        raise HarnessError(
-            f"the dataset gives inputs of different shapes, such as {first} and {second}. "
-            "Give it a transform that makes them one size.",
-            exit_code=FAILED,
-        )
-    targets = default_collate([item[1] for item in items])
-    return torch.stack(inputs), as_targets(targets)
-
-
-def as_input(value: Any) -> Tensor:
-    """One item's input as a uint8 image (C, H, W) or a float32 tensor."""
-    from PIL import Image
-
-    if isinstance(value, Image.Image):
-        pixels = np.array(value if value.mode in ("L", "RGB") else value.convert("RGB"))
-        return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1)
-    tensor = torch.as_tensor(value)
-    return tensor if tensor.dtype == torch.uint8 and tensor.ndim == 3 else tensor.to(torch.float32)
-
-
-def as_targets(targets: Tensor) -> Tensor:
-    """Targets of a batch as int64 classes, or float32."""
-    if targets.is_floating_point() or targets.ndim > 1:
-        return targets.to(torch.float32)
-    return targets.to(torch.int64)
-
-
 def length(dataset: Dataset[Any]) -> int:
     """How many items a dataset has."""
     return len(dataset)  # type: ignore[arg-type]  # Dataset declares none; datasets() has asked for one
+
+
+def targets_of(dataset: Dataset[Any]) -> Tensor:
+    """The target of every item: those that the dataset keeps as `targets`, as torchvision's do, or read one by one."""
+    count = length(dataset)
+    kept = getattr(dataset, "targets", None)
+    if kept is not None and len(kept) == count:
+        found = torch.as_tensor(kept)
+        places = sorted({index * (count - 1) // 15 for index in range(16)})
+        if all(torch.equal(found[place], torch.as_tensor(dataset[place][1])) for place in places):
+            return found
+    return torch.as_tensor([dataset[place][1] for place in range(count)])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from harness.data import loader
+from harness.data.loader import Loading
 from harness.data.normalise import normalised
-from harness.data.resident import Epoch, Resident
+from harness.data.order import Spans, Stretch, balancing, bounds, check_weights, stretches
+from harness.data.resident import Epoch, Resident, joined
 from harness.errors import FAILED, HarnessError
 
 
@@ -63,7 +66,14 @@ class Data:
     digest: str
     description: dict[str, str | int | float] = field(default_factory=dict)
     input_shape: tuple[int, ...]  # of one input: (C, H, W) for images
-    workers: int = 0  # processes of the DataLoader, where there is one
+    is_multilabel: bool = False  # regression targets that are all 0 or 1: whether each label is there
+    weights: Tensor | None = None  # (N,) float64: how often each training image is drawn; None: once a pass
+    loading: Loading = Loading()  # of datasets
+
+    @property
+    def workers(self) -> int:
+        """Processes of the DataLoader, where there is one."""
+        return self.loading.workers
 
     @property
     def is_classification(self) -> bool:
@@ -99,47 +109,94 @@ class Data:
             )
         return self._moved[device]
 
-    def steps(self, batch_size: int) -> int:
-        """Training batches an epoch.
+    def weighted(self, weights: Tensor | Sequence[float]) -> Data:
+        """The same data, of which each pass draws as many training images as there are, by their weights.
 
-        The last partial batch counts, except where it is one single image: batch norm cannot train on it.
+        `weights` (N,) holds a number for each training image: how often it is drawn, in proportion. They are
+        drawn with replacement, as torch's `WeightedRandomSampler` does.
         """
-        return len(self.spans(batch_size))
+        if self.loading.sampler is not None:
+            raise HarnessError(f"{self.name}: there is a sampler already; weights would be a second one.")
+        values = check_weights(weights, _length(self.train), self.name)
+        content = hashlib.sha256(self.digest.encode() + values.numpy().tobytes())
+        description = self.description | {"sampling": "weighted"}
+        return replace(self, weights=values, digest=content.hexdigest(), description=description)
 
-    def spans(self, batch_size: int) -> list[tuple[int, int]]:
-        """Where each training batch begins and ends in an epoch: see `steps`."""
-        return bounds(_length(self.train), batch_size)
+    def balanced(self) -> Data:
+        """The same data, of which each pass draws every class equally often, whatever their sizes.
+
+        >>> from harness.data import tensors
+        >>> data = tensors(torch.zeros(60, 3), [0] * 50 + [1] * 10, validation=6).balanced()
+        >>> data.weights[data.train.targets == 1].sum() / data.weights.sum()
+        tensor(0.5000, dtype=torch.float64)
+        """
+        targets = self.train.targets if isinstance(self.train, Arrays) else loader.targets_of(self.train)
+        if self.classes is None or targets.dtype != torch.int64:
+            raise HarnessError(f"{self.name}: balanced() needs targets that are classes; give weights to weighted().")
+        return self.weighted(balancing(targets))
+
+    def steps(self, batch_size: int, *, epoch_steps: int | None = None) -> int:
+        """Training batches an epoch: of one pass over the data, or `epoch_steps`.
+
+        The last partial batch of a pass counts, except where it is one single image: batch norm cannot train
+        on it.
+        """
+        return len(bounds(self._count, batch_size)) if epoch_steps is None else epoch_steps
+
+    def spans(self, batch_size: int, *, epoch: int = 0, epoch_steps: int | None = None) -> Spans:
+        """Where each training batch begins and ends in what `shuffle` gives for the epoch: see `steps`."""
+        parts = self._stretches(batch_size, epoch, epoch_steps)
+        if epoch_steps is None:
+            return parts[0].spans
+        sizes = [stop - start for part in parts for start, stop in part.spans]
+        return [(index * batch_size, index * batch_size + size) for index, size in enumerate(sizes)]
 
     def train_batches(
-        self, *, batch_size: int, seed: int, epoch: int, device: torch.device | str
+        self, *, batch_size: int, seed: int, epoch: int, device: torch.device | str, epoch_steps: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of training batches on `device`: shuffled, augmented, normalised.
 
-        Inputs are float32, images (B, C, H, W) in channels_last order. Order and augmentation depend on
-        `seed` and `epoch` (and the kind of device) and on nothing else. A last batch of one single image is
-        left out. A `Dataset` whose items are random draws from the global generators where `workers` is 0:
-        seed them before each epoch.
+        An epoch is one pass over the data, or its next `epoch_steps` batches: a pass then takes several epochs,
+        or an epoch several passes, each shuffled anew. Inputs are float32, images (B, C, H, W) in channels_last
+        order. Order and augmentation depend on `seed` and `epoch` (and the kind of device) and on nothing else.
+        A last batch of one single image is left out. A `Dataset` whose items are random draws from the global
+        generators where `workers` is 0: seed them before each epoch.
         """
         device = torch.device(device)
-        spans = self.spans(batch_size)
-        if isinstance(self.train, Arrays):
-            moved = self.to(device)
-            return moved._resident.batches(spans, seed=seed, epoch=epoch)
-        return loader.train_batches(
-            self.train,
-            spans=spans,
-            seed=seed,
-            epoch=epoch,
-            device=device,
-            workers=self.workers,
-            augment=self.augment,
-            mean=self.mean,
-            std=self.std,
-        )
+        for part in self._stretches(batch_size, epoch, epoch_steps):
+            if isinstance(self.train, Arrays):
+                yield from self.to(device)._resident.batches(part.spans, seed=seed, number=part.number)
+                continue
+            yield from loader.train_batches(
+                self.train,
+                spans=part.spans,
+                seed=seed,
+                number=part.number,
+                epoch=None if epoch_steps is None else epoch,
+                weights=self.weights,
+                device=device,
+                loading=self.loading,
+                augment=self.augment,
+                mean=self.mean,
+                std=self.std,
+            )
 
-    def shuffle(self, *, seed: int, epoch: int) -> Epoch:
-        """An epoch of training as indices, where the data lives on the device: `batch` makes batches of it."""
-        return self._resident.shuffle(seed=seed, epoch=epoch)
+    def shuffle(self, *, seed: int, epoch: int, batch_size: int | None = None, epoch_steps: int | None = None) -> Epoch:
+        """An epoch of training as indices, where the data lives on the device: `batch` makes batches of it.
+
+        With `epoch_steps`, `batch_size` is needed too: each batch has that many places (the last batch of a
+        pass may not use all of them), so that every epoch takes as much memory. `spans` says where they are.
+        """
+        if epoch_steps is None:
+            return self._resident.shuffle(seed=seed, number=epoch)
+        assert batch_size is not None
+        parts = []
+        for part in self._stretches(batch_size, epoch, epoch_steps):
+            whole = self._resident.shuffle(seed=seed, number=part.number)
+            starts = torch.tensor([start for start, _ in part.spans]).unsqueeze(1)
+            places = (starts + torch.arange(batch_size)).clamp_(max=self._count - 1)
+            parts.append(whole.at(places.flatten().to(whole.order.device)))
+        return joined(parts)
 
     def batch(self, epoch: Epoch, places: Tensor) -> tuple[Tensor, Tensor]:
         """The training batch at the places (B,) int64 of an epoch, the same as `train_batches` gives."""
@@ -153,6 +210,7 @@ class Data:
                 part,
                 batch_size=batch_size,
                 device=device,
+                collate=self.loading.collate if part is self.train else self.loading.evaluation_collate,
                 workers=self.workers,
                 mean=self.mean,
                 std=self.std,
@@ -173,19 +231,22 @@ class Data:
     @cached_property
     def _resident(self) -> Resident:
         assert isinstance(self.train, Arrays)
-        return Resident(self.train.inputs, self.train.targets, augment=self.augment, mean=self.mean, std=self.std)
+        return Resident(
+            self.train.inputs,
+            self.train.targets,
+            weights=self.weights,
+            augment=self.augment,
+            mean=self.mean,
+            std=self.std,
+        )
 
+    @property
+    def _count(self) -> int:
+        """Training images of a pass."""
+        return self.loading.count or _length(self.train)
 
-def bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """Where each training batch begins and ends.
-
-    >>> bounds(7, 3), bounds(8, 3)
-    ([(0, 3), (3, 6)], [(0, 3), (3, 6), (6, 8)])
-    """
-    spans = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    if batch_size > 1 and len(spans) > 1 and count % batch_size == 1:
-        spans.pop()
-    return spans
+    def _stretches(self, batch_size: int, epoch: int, epoch_steps: int | None) -> list[Stretch]:
+        return stretches(self._count, batch_size, epoch=epoch, epoch_steps=epoch_steps)
 
 
 def _length(part: Part) -> int:

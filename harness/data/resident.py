@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.data.augment import Draws, cut_out, draw, flipped, generator_for, pad, windows
 from harness.data.normalise import channels_last, normalised, normalised_images
+from harness.data.order import shuffled
 
 
 class Resident:
@@ -25,8 +26,9 @@ class Resident:
         augment: Sequence[str],
         mean: Tensor | None,
         std: Tensor | None,
+        weights: Tensor | None = None,
     ) -> None:
-        self.targets, self.augment = targets, tuple(augment)
+        self.targets, self.weights, self.augment = targets, weights, tuple(augment)
         self.mean, self.std = mean, std
         self.shape = tuple(inputs.shape[1:])  # (C, H, W) for images
         self.is_image = inputs.ndim == 4
@@ -34,19 +36,19 @@ class Resident:
         if "crop" in self.augment:
             self.stored = pad(self.stored)
 
-    def shuffle(self, *, seed: int, epoch: int) -> "Epoch":
-        """The random order of an epoch and what else chance decides in it."""
-        generator = generator_for(seed, epoch, self.targets.device)
-        order = torch.randperm(len(self.targets), generator=generator, device=self.targets.device)
+    def shuffle(self, *, seed: int, number: int) -> "Epoch":
+        """The random order of pass `number` over the data, and what else chance decides in it."""
+        generator = generator_for(seed, number, self.targets.device)
+        order = shuffled(len(self.targets), self.weights, generator)
         height, width = self.shape[1:] if self.is_image else (0, 0)
         draws = draw(self.augment, len(order), height, width, generator)
         return Epoch(order=order, targets=self.targets.index_select(0, order), draws=draws)
 
-    def batches(self, spans: Sequence[tuple[int, int]], *, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch: the batches that begin and end at `spans` of its random order."""
-        shuffled = self.shuffle(seed=seed, epoch=epoch)
+    def batches(self, spans: Sequence[tuple[int, int]], *, seed: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that begin and end at `spans` of the random order of pass `number`."""
+        epoch = self.shuffle(seed=seed, number=number)
         for start, stop in spans:
-            yield self.batch(shuffled, slice(start, stop))
+            yield self.batch(epoch, slice(start, stop))
 
     def batch(self, epoch: "Epoch", places: slice | Tensor) -> tuple[Tensor, Tensor]:
         """The batch of these places of an epoch: a slice, or indices (B,) int64 on the device."""
@@ -83,6 +85,19 @@ class Epoch:
     def tensors(self) -> list[Tensor]:
         """All that an epoch consists of."""
         return [self.order, self.targets, *self.draws.tensors()]
+
+    def at(self, places: Tensor) -> "Epoch":
+        """The epoch that consists of these places (M,) int64 of this one."""
+        return Epoch(order=self.order[places], targets=self.targets[places], draws=self.draws.at(places))
+
+
+def joined(parts: Sequence[Epoch]) -> Epoch:
+    """Parts of passes, one after the other."""
+    return Epoch(
+        order=torch.cat([part.order for part in parts]),
+        targets=torch.cat([part.targets for part in parts]),
+        draws=Draws.joined([part.draws for part in parts]),
+    )
 
 
 def finished(images: Tensor, draws: Draws, mean: Tensor | None, std: Tensor | None) -> Tensor:

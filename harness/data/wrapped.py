@@ -1,8 +1,6 @@
 """`datasets`: any `torch.utils.data.Dataset`."""
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+<<<<<<< HEAD
 from harness.data.assemble import Classes, class_names, data_digest, describe
+=======
+from harness.data.assemble import Classes, are_labels, class_names, describe, digest_of
+>>>>>>> bdfdf17 (datasets() takes a collate_fn and a sampler, and its workers work; weights and balancing; epochs of so many steps; labels)
 from harness.data.augment import check_augment
-from harness.data.loader import collate, length
+from harness.data.collating import Collate, OwnCollate, collate
+from harness.data.loader import Loading, length, targets_of
 from harness.data.normalise import mean_and_std
 from harness.data.part import Arrays, Data, Part
+from harness.data.sampling import check_sampler, fixed_randomness
 from harness.errors import HarnessError
 
 PROBED = 64  # items a part that are read for its digest and, of uint8 images, for mean and deviation
@@ -29,6 +33,9 @@ def datasets(
     name: str = "datasets",
     workers: int = 0,
     augment: Sequence[str] | str = (),
+    collate_fn: Callable[[Any], Any] | None = None,
+    evaluation_collate_fn: Callable[[Any], Any] | None = None,
+    sampler: Iterable[int] | None = None,
     digest: str | None = None,
 ) -> Data:
     """Data from datasets whose items are (input, target), through a `DataLoader` with `workers` processes.
@@ -37,6 +44,11 @@ def datasets(
     float tensor, which stays as it is. A target is a class (int), soft targets (K,) or numbers. `classes`
     are names or a number; without them, those that the training dataset has as `classes`, else as many as a
     pass through its targets finds. `test` may be a function that gives the dataset when it is asked for.
+
+    `collate_fn` makes the training batches: from a list of items a pair of tensors (inputs, targets), such as
+    mixed images and soft targets. `evaluation_collate_fn` does so for validation and test; without it, items
+    are stacked. `sampler` chooses the training images of a pass, as in a `DataLoader`. Both may draw from the
+    global random generators, a sampler also from a generator of its own: they are seeded for each epoch or pass.
 
     Mean, standard deviation and `digest` come from 64 items of each part, evenly spaced (read with fixed
     random seeds); where other items can change, give a `digest` of your own. Random transforms repeat with
@@ -48,12 +60,24 @@ def datasets(
     >>> datasets(train=part, validation=part).classes
     ('0', '1')
     """
-    for part, found in (("train", train), ("validation", validation)):
-        _check_dataset(found, f"{name}: {part}")
+    has_collate = evaluation_collate_fn is not None
+    _check_dataset(train, f"{name}: train", has_collate=collate_fn is not None)
+    _check_dataset(validation, f"{name}: validation", has_collate=has_collate)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise HarnessError(f"{name}: workers must be a whole number of at least 0, not {workers!r}.")
-    with _fixed_randomness():
-        probes = [collate(_probe(part)) for part in (train, validation)]
+    loading = Loading(
+        workers=workers,
+        collate=collate if collate_fn is None else OwnCollate(collate_fn, f"{name}: collate_fn"),
+        evaluation_collate=(
+            collate
+            if evaluation_collate_fn is None
+            else OwnCollate(evaluation_collate_fn, f"{name}: evaluation_collate_fn")
+        ),
+        sampler=sampler,
+        count=None if sampler is None else check_sampler(sampler, length(train), name),
+    )
+    with fixed_randomness():
+        probes = _probes(train, validation, loading, name)
         names = _classes(classes, train, probes, name)
     inputs = probes[0][0]
     shape = tuple(inputs.shape[1:])
@@ -66,7 +90,7 @@ def datasets(
         name=name,
         train=train,
         validation=validation,
-        load_test=None if test is None else _as_loader(test, f"{name}: test"),
+        load_test=None if test is None else _as_loader(test, f"{name}: test", has_collate=has_collate),
         classes=names,
         augment=augments,
         mean=mean,
@@ -74,15 +98,16 @@ def datasets(
         digest=digest or data_digest(content, {"parts": kinds, "classes": names, "augment": augments}),
         description=describe(name, train, validation, shape, names, augments) | {"split": "given", "workers": workers},
         input_shape=shape,
-        workers=workers,
+        is_multilabel=names is None and are_labels([probe[1] for probe in probes]),
+        loading=loading,
     )
 
 
-def _as_loader(test: Any, name: str) -> Callable[[], Part]:
+def _as_loader(test: Any, name: str, *, has_collate: bool) -> Callable[[], Part]:
     def load() -> Part:
         found: Part = test if isinstance(test, Dataset) else test()
         if not isinstance(found, Arrays):
-            _check_dataset(found, name)
+            _check_dataset(found, name, has_collate=has_collate)
         return found
 
     if not isinstance(test, Dataset) and not callable(test):
@@ -90,19 +115,33 @@ def _as_loader(test: Any, name: str) -> Callable[[], Part]:
     return load
 
 
-def _check_dataset(found: Any, name: str) -> None:
+def _check_dataset(found: Any, name: str, *, has_collate: bool) -> None:
     if isinstance(found, IterableDataset) or not isinstance(found, Dataset) or not hasattr(found, "__len__"):
         raise HarnessError(f"{name} must be a torch Dataset with a length, not {type(found).__name__}.")
     if len(found) == 0:
         raise HarnessError(f"{name} is empty.")
     item = found[0]
-    if not isinstance(item, tuple | list) or len(item) != 2:
+    if not has_collate and (not isinstance(item, tuple | list) or len(item) != 2):
         raise HarnessError(f"{name}: its items must be pairs (input, target), not {type(item).__name__}.")
 
 
-def _probe(dataset: Any) -> list[Any]:
+def _probes(train: Any, validation: Any, loading: Loading, name: str) -> list[tuple[Tensor, Tensor]]:
+    """64 items of each part as a batch. Training and validation must come out alike, whoever collates them."""
+    found = [_probe(part, made) for part, made in ((train, loading.collate), (validation, loading.evaluation_collate))]
+    (first, _), (second, _) = found
+    if loading.collate is not collate or loading.evaluation_collate is not collate:
+        kinds = [f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape[1:])}" for inputs in (first, second)]
+        if first.dtype != second.dtype or first.ndim != second.ndim:
+            raise HarnessError(
+                f"{name}: training batches hold inputs of {kinds[0]}, validation batches of {kinds[1]}; "
+                "collate_fn and evaluation_collate_fn must make them alike."
+            )
+    return found
+
+
+def _probe(dataset: Any, made: Collate) -> tuple[Tensor, Tensor]:
     places = np.unique(np.linspace(0, len(dataset) - 1, num=PROBED).round().astype(int))
-    return [dataset[place] for place in places.tolist()]
+    return made([dataset[place] for place in places.tolist()])
 
 
 def _classes(
@@ -113,20 +152,5 @@ def _classes(
         # torchvision's datasets know their classes by this name.
         classes = getattr(train, "classes", None)
         if classes is None:
-            classes = 1 + max(int(train[place][1]) for place in range(len(train)))
+            classes = 1 + int(targets_of(train).max())
     return class_names(classes, targets, name)
-
-
-@contextmanager
-def _fixed_randomness() -> Iterator[None]:
-    """Reading items with random transforms gives the same each time, and leaves the generators as they were."""
-    state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(state[0])
-            np.random.set_state(state[1])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data import Arrays
-from harness.data.loader import collate
+from harness.data.collating import collate
 from harness.errors import HarnessError
 from harness.files import write_whole
 from harness.reporting.pages import model, search

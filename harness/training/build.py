@@ -128,7 +128,7 @@ def build(
             loss.to(device)
         optimizer = _build_optimizer(spec, experiment, model, device)
         with calling(spec, "metrics()"):
-            measures = dict(default_measures(data) if (own := experiment.metrics()) is None else own)
+            measures = dict(default_measures(data, loss) if (own := experiment.metrics()) is None else own)
         measures = {name: m.to(device) if isinstance(m, nn.Module) else m for name, m in measures.items()}
         precision = choose_precision(experiment.precision, device)
         set_products(precision)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.data import Data
 
@@ -22,9 +22,24 @@ def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.float() - targets).abs().flatten(1).mean(1) if targets.dim() > 1 else (outputs - targets).abs()
 
 
-def default_measures(data: Data) -> dict[str, Any]:
-    """Accuracy for classes, mean absolute error for regression."""
-    return {"accuracy": accuracy} if data.is_classification else {"mean_absolute_error": mean_absolute_error}
+def label_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The share of labels that are right, where an output above 0 says that a label is there. (N, ...) -> (N,)"""
+    right = ((outputs > 0) == (targets > 0.5)).float()
+    return right.flatten(1).mean(1) if right.dim() > 1 else right
+
+
+def label_accuracy_of_probabilities(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The same where outputs are probabilities: above a half. (N, ...) -> (N,)"""
+    return label_accuracy(outputs - 0.5, targets)
+
+
+def default_measures(data: Data, loss: Any = None) -> dict[str, Any]:
+    """Accuracy for classes and labels, mean absolute error for regression."""
+    if data.is_classification:
+        return {"accuracy": accuracy}
+    if data.is_multilabel:
+        return {"accuracy": label_accuracy_of_probabilities if isinstance(loss, nn.BCELoss) else label_accuracy}
+    return {"mean_absolute_error": mean_absolute_error}
 
 
 class Totals:

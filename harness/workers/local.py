@@ -61,7 +61,8 @@ class LocalWorkers:
         gpu = min(self._gpus, key=used.count) if len(self._gpus) > 1 else None
         try:
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_main, args=(theirs, gpu), daemon=True)  # type: ignore[attr-defined]
+            # No daemon: those may have no processes of their own, such as a DataLoader's.
+            process = self._context.Process(target=_main, args=(theirs, gpu), daemon=False)  # type: ignore[attr-defined]
             process.start()
         except (OSError, EOFError) as error:  # EOFError: the process that workers fork from could not fork, and ended
             fault = machine_fault(error) or "this machine: it gives no further process"
