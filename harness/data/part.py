@@ -68,7 +68,7 @@ class Data:
     input_shape: tuple[int, ...]  # of one input: (C, H, W) for images
     is_multilabel: bool = False  # regression targets that are all 0 or 1: whether each label is there
     weights: Tensor | None = None  # (N,) float64: how often each training image is drawn; None: once a pass
-    loading: Loading = Loading()  # of datasets
+    loading: Loading = field(default_factory=Loading)  # of datasets
 
     @property
     def workers(self) -> int:
@@ -205,12 +205,13 @@ class Data:
     def batches(self, part: Part, *, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a part on `device`, in order, normalised and not augmented; the last batch may be smaller."""
         device = torch.device(device)
+        is_training = part is self.train and part is not self.validation
         if not isinstance(part, Arrays):
             yield from loader.batches(
                 part,
                 batch_size=batch_size,
                 device=device,
-                collate=self.loading.collate if part is self.train else self.loading.evaluation_collate,
+                collate=self.loading.collate if is_training else self.loading.evaluation_collate,
                 workers=self.workers,
                 mean=self.mean,
                 std=self.std,

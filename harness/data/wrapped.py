@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-<<<<<<< HEAD
-from harness.data.assemble import Classes, class_names, data_digest, describe
-=======
-from harness.data.assemble import Classes, are_labels, class_names, describe, digest_of
->>>>>>> bdfdf17 (datasets() takes a collate_fn and a sampler, and its workers work; weights and balancing; epochs of so many steps; labels)
+from harness.data.assemble import Classes, are_labels, class_names, data_digest, describe
 from harness.data.augment import check_augment
 from harness.data.collating import Collate, OwnCollate, collate
 from harness.data.loader import Loading, length, targets_of
