@@ -103,8 +103,9 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 
 def draw_values(trials: int, folder: Path) -> list[dict[str, float]]:
     """The values that the harness's own search will choose, the first ten at random: all programs train these."""
-    from harness.searching.study import Study, open_journal
+    from harness.searching.study import Study
     from harness.spec import load_spec
+    from harness.tracking.journal import open_journal
 
     experiment = load_spec(SPECS / "images.py").experiment
     study = Study(

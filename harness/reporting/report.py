@@ -21,7 +21,7 @@ from harness.reporting.pages.epochs import Trees, build_trees, draw_trees
 from harness.reporting.pages.page import Section, build_page, leaderboard, mixed_up_table, pairs_table
 from harness.reporting.pages.search import Curves
 from harness.results.reload import LoadedRun, load
-from harness.tracking.journal import find_importances, open_database, open_journal, open_study
+from harness.tracking.journal import find_importances, open_database, open_study, read_journal
 from harness.tracking.runs import RunRecord, list_runs, read_curves
 from harness.tracking.store import Store
 from harness.tracking.summary import keep_report
@@ -118,7 +118,7 @@ def _find_study(store: Store, name: str) -> Any:
     """Optuna's study of an experiment, where a sweep here has kept it."""
     if url := os.environ.get("HARNESS_STUDY_STORAGE"):
         return open_study(open_database(url), name)
-    return open_study(open_journal(store.journal), name) if store.journal.exists() else None
+    return open_study(read_journal(store.journal), name) if store.journal.exists() else None
 
 
 def _search_sections(facts: Facts) -> list[Section]:

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, shown_seconds, shown_values
+from harness.searching.agreement import check_agreement, last_sweep, study_uids
 from harness.searching.plan import Options, Plan, changes_between, identity_of
 from harness.searching.requests import build_task, open_experiment, source_tags
 from harness.searching.study import OpenTrial, Study
 from harness.searching.task import Task
-from harness.tracking.journal import archive_study, count_archived, open_database, open_journal, open_study
+from harness.tracking.journal import (
+    archive_study,
+    count_archived,
+    open_database,
+    open_journal,
+    open_study,
+    read_journal,
+)
 from harness.tracking.runs import best_record
 from harness.tracking.store import FAILED_STATUS, JOURNAL, RunLog, Store
 from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
@@ -31,7 +39,6 @@ class SweepSession:
         self._storage = open_journal(self.store.journal) if url is None else open_database(url)
         self._source_tags = source_tags(options, plan)
         self._study = self._open_study()
-        self._number = count_archived(self._storage, options.name) + 1
 
     def tasks(self, trials: int) -> Iterator[Task]:
         """The interrupted trials, then new ones up to `trials` in all."""
@@ -91,10 +98,14 @@ class SweepSession:
         options, plan = self._options, self._plan
         identity = identity_of(plan)
         before = open_study(self._storage, options.name)
+        if not options.is_fresh:
+            uids = study_uids(self._storage) if before is None else ()
+            check_agreement(self.store, self._experiment_id, before, uids=uids)
+        earlier = 0 if before is not None else last_sweep(self.store, self._experiment_id)  # where its study was lost
         if before is not None:
             changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
             if changes or options.is_fresh:
-                uid = before.user_attrs.get("uid", "")
+                uid, earlier = before.user_attrs.get("uid", ""), before.user_attrs.get("number", 0)
                 archived = archive_study(self._storage, options.name)
                 self._close_runs(uid, archived)
                 self._screen.say(
@@ -110,6 +121,7 @@ class SweepSession:
             sampler=plan.fixed["sampler"],
             pruner=plan.fixed["pruner"],
             identity=identity,
+            number=max(count_archived(self._storage, options.name), earlier) + 1,
         )
         for change in study.note_recipe(plan.report.recipe):
             self._screen.say(f"{change}: epochs trained before are not reused.")
@@ -127,7 +139,7 @@ class SweepSession:
         options, plan = self._options, self._plan
         name = _trial_name(asked.number)
         tags = {STUDY: self._study.uid, TRIAL: str(asked.number), KIND: TRIAL_KIND}
-        tags |= {SWEEP: str(self._number)}
+        tags |= {SWEEP: str(self._study.number)}
         params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
         log = self._find_run(asked)
 
@@ -172,7 +184,7 @@ def describe_study(options: Options, plan: Plan) -> str:
     journal = options.store / JOURNAL
     if url is None and not journal.exists():
         return "A first study would start."
-    before = open_study(open_journal(journal) if url is None else open_database(url), options.name)
+    before = open_study(read_journal(journal) if url is None else open_database(url), options.name)
     if before is None:
         return "A first study would start."
     changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))

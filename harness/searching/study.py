@@ -71,6 +71,7 @@ class Study:
         sampler: str,
         pruner: Any,
         identity: Mapping[str, Any],
+        number: int = 1,
     ) -> None:
         self._searched = dict(hyperparameters)
         self._seed, self._sampler_name, self._storage = seed, sampler, storage
@@ -87,6 +88,8 @@ class Study:
         if "identity" not in self._study.user_attrs:
             self._study.set_user_attr("identity", json.dumps(identity, default=repr))
             self._study.set_user_attr("uid", os.urandom(6).hex())
+            self._study.set_user_attr("number", number)
+        self.number = int(self._study.user_attrs.get("number", number))  # among the studies of its spec
         trials = self.trials()  # once: listing thousands takes its time
         self.count = len(trials)
         self._history = History(self._study, trials)

@@ -1,16 +1,22 @@
 """Where Optuna keeps studies: a journal that survives a kill at any moment, or a database."""
 
 import fcntl
+import itertools
+import json
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock  # public, but not declared so to type checkers
 
 from harness.errors import FAILED, HarnessError, without_login
+
+LONGEST_LINE = 2**20  # bytes that are looked through for the last one
 
 
 class KernelLock(BaseJournalFileLock):
@@ -43,7 +49,55 @@ def open_journal(path: Path) -> JournalStorage:
     lock.release()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        try:
+            _check_last_line(path)
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        except OSError:
+            raise
+        except Exception:  # what Optuna raises for an odd entry may be of any kind
+            raise _damaged(path) from None
+
+
+def read_journal(path: Path) -> JournalStorage:
+    """Optuna's journal as it is now, for reading alone: its folder need not be writable."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            return JournalStorage(_Lines(path.read_bytes()))
+        except OSError:
+            raise
+        except Exception:  # what Optuna raises for an odd entry may be of any kind
+            raise _damaged(path) from None
+
+
+class _Lines(BaseJournalBackend):
+    """A journal in memory; a last line that was being written is left out."""
+
+    def __init__(self, content: bytes) -> None:
+        self._entries = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self._entries[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise AssertionError("this journal is for reading")
+
+
+def _damaged(path: Path) -> HarnessError:
+    """What is wrong with a journal that Optuna does not read, and where."""
+    where, why = "", "an entry in it is none of Optuna's"
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            where, why = f":{number}", "this line is damaged"
+            break
+    return HarnessError(
+        f"{path}{where}: {why}. Bring back a copy of the file from before; or move it away and begin a new study with "
+        "--fresh, and the earlier runs stay.",
+        exit_code=FAILED,
+    )
 
 
 def open_database(url: str) -> BaseStorage:
@@ -72,10 +126,17 @@ def count_archived(storage: BaseStorage, name: str) -> int:
 def archive_study(storage: BaseStorage, name: str) -> str:
     """Gives a study another name, so that a new one can take its place; the new name."""
     taken = set(optuna.get_all_study_names(storage))
-    archived = next(f"{name}~{i}" for i in range(1, len(taken) + 2) if f"{name}~{i}" not in taken)
+    number = optuna.load_study(study_name=name, storage=storage).user_attrs.get("number", 1)
+    archived = next(f"{name}~{i}" for i in itertools.count(number) if f"{name}~{i}" not in taken)
     optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=archived, to_storage=storage)
     optuna.delete_study(study_name=name, storage=storage)
     return archived
+
+
+def _check_last_line(path: Path) -> None:
+    """Raises `ValueError` for a last line that is no JSON: Optuna bears it until another one follows."""
+    if path.exists() and (lines := path.read_bytes()[-LONGEST_LINE:].splitlines()):
+        json.loads(lines[-1])
 
 
 def _cut_torn_line(path: Path) -> None:

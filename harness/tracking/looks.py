@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from harness.errors import FAILED, HarnessError
 from harness.tracking.store import Store
 from harness.tracking.tags import LOOKED, LOOKS
 
@@ -40,6 +41,11 @@ def note_look(store: Store, runs: Sequence["Run"], *, by: str) -> list[Look]:
 
     It is noted first and measured afterwards: a look that was interrupted may have been seen.
     """
+    if store.is_read_only:
+        raise HarnessError(
+            f"{store.folder} cannot be written, so that a look at the test part cannot be noted: copy the store.",
+            exit_code=FAILED,
+        )
     experiment_id = runs[0].info.experiment_id
     before = list_looks(store, experiment_id)
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")

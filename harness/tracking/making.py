@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -11,6 +12,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from harness.errors import FAILED, HarnessError, without_login
 from harness.files import cache_folder, whole_file
@@ -19,6 +21,23 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE = "mlflow.db"
+
+
+def database_uri(path: Path) -> str:
+    """SQLAlchemy's address of a SQLite database, whatever characters its path has.
+
+    >>> database_uri(Path("/a b/mlflow.db"))
+    'sqlite:////a b/mlflow.db'
+    """
+    text = str(path)
+    if not re.search("[?%\udc80-\udcff]", text):  # two that mean something in an address, and bytes that are no text
+        return f"sqlite:///{text}"
+    from sqlalchemy.engine import make_url
+
+    quoted = f"file:{quote(os.fsencode(text))}"  # SQLite itself reads this
+    if make_url("sqlite:////%41").database == "/A":  # SQLAlchemy from 2.1 on reads such names as well, before
+        quoted = quote(quoted, safe="/:")
+    return f"sqlite+pysqlite:///{quoted}?uri=true"  # by `sqlite:` alone MLflow would make a folder of that name
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -75,12 +94,12 @@ def _make_empty(path: Path) -> None:
         with closing(sqlite3.connect(path)) as database:
             found = database.execute("PRAGMA quick_check").fetchone()[0]
         if found == "ok":
-            connect(f"sqlite:///{path}")
+            connect(database_uri(path))
             return
     except (OSError, sqlite3.DatabaseError, HarnessError):
         pass  # none yet, or damaged
     path.unlink(missing_ok=True)
-    connect(f"sqlite:///{path}")
+    connect(database_uri(path))
     with suppress(OSError), whole_file(template) as temporary:
         shutil.copyfile(path, temporary)
 
@@ -103,16 +122,16 @@ def create_database(path: Path) -> None:
             database.commit()
 
 
-def relocate(folder: Path) -> None:
-    """Makes a store that was copied or moved find its own artifacts: MLflow keeps absolute locations."""
+def relocate(path: Path, folder: Path) -> None:
+    """Makes a database find the artifacts of its store, that was copied or moved: MLflow keeps absolute locations."""
     prefix = (folder / "artifacts").as_uri()
-    with closing(sqlite3.connect(folder / DATABASE, timeout=20)) as database:
+    with closing(sqlite3.connect(path, timeout=20)) as database:
         try:
             rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         except sqlite3.OperationalError:
             return  # a database whose creation was interrupted; MLflow goes on with it
         except sqlite3.DatabaseError as error:
-            raise HarnessError(f"{folder / DATABASE} cannot be read: {error}", exit_code=FAILED) from None
+            raise HarnessError(f"{path} cannot be read: {error}", exit_code=FAILED) from None
         moved: list[tuple[int, str, str]] = []
         for number, location in rows:
             base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow

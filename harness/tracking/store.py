@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote_to_bytes, urlparse
 
 from harness.errors import FAILED, HarnessError, did_you_mean, without_login
 from harness.files import write_whole
-from harness.tracking.making import DATABASE, connect, create_database, relocate
+from harness.tracking.making import DATABASE, connect, create_database, database_uri, relocate
 from harness.tracking.outbox import Outbox, deliver, refusal
+from harness.tracking.readonly import DatabaseCopy, is_writable
 from harness.tracking.tags import CREATION, HOST, REASON, SOURCE_TYPE, STATUS, STORE, USER, where
 
 if TYPE_CHECKING:
@@ -38,16 +39,22 @@ class Store:
     def __init__(self, folder: Path, *, create: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.absolute()
         self._is_locked, self._writes = False, create
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder / DATABASE}"
-        self.is_local = self.uri == f"sqlite:///{self.folder / DATABASE}"
-        if self.is_local and not create and not (self.folder / DATABASE).exists():
+        self.database = self.folder / DATABASE  # MLflow's, where the store is local
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.database)
+        self.is_local = self.uri == database_uri(self.database)
+        if self.is_local and not create and not self.database.exists():
             raise HarnessError(f"{folder} holds no runs yet; start with: python -m harness sweep SPEC --store {folder}")
         if create:
             self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock() if self.is_local else _nothing():
-            if self.is_local:
-                create_database(self.folder / DATABASE)
-                relocate(self.folder)
+        self._copy = (
+            DatabaseCopy(self.folder) if self.is_local and not create and not is_writable(self.folder) else None
+        )
+        if self._copy is not None:
+            self.database, self.uri = self._copy.path, database_uri(self._copy.path)
+        elif self.is_local:
+            with self._lock():
+                create_database(self.database)
+                relocate(self.database, self.folder)
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
         if self.outbox is not None and create:  # who only reads need not wait for what others had to say
             self.outbox.retry(now=True)
@@ -55,13 +62,13 @@ class Store:
     @cached_property
     def client(self) -> "MlflowClient":
         """MLflow's client; its import takes seconds, so that only those pay for it who need more than a list."""
-        with self._lock() if self.is_local else _nothing():
+        with self._lock():
             return connect(self.uri)
 
     @property
-    def database(self) -> Path:
-        """MLflow's database, where the store is local."""
-        return self.folder / DATABASE
+    def is_read_only(self) -> bool:
+        """Whether this user cannot write here: what is written into MLflow is then forgotten."""
+        return self._copy is not None
 
     def __str__(self) -> str:
         return str(self.folder) if self.is_local else without_login(self.uri)
@@ -100,7 +107,7 @@ class Store:
         return self._ask(lambda: self._experiment_id(name, tags, first_tags))
 
     def _experiment_id(self, name: str, tags: Mapping[str, str] | None, first_tags: Mapping[str, str] | None) -> str:
-        with self._lock() if self.is_local else _nothing():
+        with self._lock():
             found = self.client.get_experiment_by_name(name)
             if found is not None:
                 if found.lifecycle_stage == "deleted":
@@ -194,14 +201,17 @@ class Store:
         except Exception as error:
             raise refusal(letter, error) from None
 
-    def find_runs(self, experiment_id: str, filter_string: str, most: int = 1000) -> list["Run"]:
-        """The runs that match a filter of MLflow's, the oldest first."""
-        return self._ask(lambda: self._found_runs(experiment_id, filter_string, most))
+    def find_runs(
+        self, experiment_id: str, filter_string: str, most: int = 1000, *, is_newest: bool = False
+    ) -> list["Run"]:
+        """The runs that match a filter of MLflow's, the oldest first; with `is_newest` the newest."""
+        order = "DESC" if is_newest else "ASC"
+        return self._ask(lambda: self._found_runs(experiment_id, filter_string, most, order))
 
-    def _found_runs(self, experiment_id: str, filter_string: str, most: int) -> list["Run"]:
+    def _found_runs(self, experiment_id: str, filter_string: str, most: int, order: str = "ASC") -> list["Run"]:
         return list(
             self.client.search_runs(
-                [experiment_id], filter_string, max_results=most, order_by=["attributes.start_time ASC"]
+                [experiment_id], filter_string, max_results=most, order_by=[f"attributes.start_time {order}"]
             )
         )
 
@@ -209,7 +219,7 @@ class Store:
         """Where the artifacts of a run lie, or, behind a server that keeps them, where they wait to be sent."""
         location = urlparse(run.info.artifact_uri)
         if location.scheme in ("", "file"):
-            return Path(unquote(location.path))
+            return Path(os.fsdecode(unquote_to_bytes(location.path)))
         return self.folder / "outbox" / str(run.info.run_id)
 
     def keeps_artifacts(self, run: "Run") -> bool:
@@ -241,7 +251,7 @@ class Store:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """One process at a time creates or moves things: MLflow's migrations do not bear company."""
-        if self._is_locked:  # by this process, further up
+        if self._is_locked or not self.is_local or self.is_read_only:  # by this process, further up; or no one moves it
             yield
             return
         with open(self.folder / "store.lock", "a") as file:
@@ -335,8 +345,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
