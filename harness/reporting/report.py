@@ -71,7 +71,9 @@ def write_report(
         for path, picture in zip(paths, pictures, strict=True):
             write_whole(path, picture.png)
     except OSError as error:
-        raise HarnessError(f"{page_path} cannot be written: {error.strerror}.") from None
+        raise HarnessError(
+            f"{page_path} cannot be written: {error.strerror}. Name another place: --output FILE."
+        ) from None
     keep_report(opened, name, page_path, paths, best=None if best is None else best.run_id, totals=_totals(facts))
     return page_path, paths
 

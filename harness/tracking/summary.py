@@ -14,8 +14,10 @@ def keep_report(
 ) -> None:
     """Puts the page and its pictures among the artifacts of the experiment's `summary`; `totals` become its tags.
 
-    The page is put among those of the run `best` as well.
+    The page is put among those of the run `best` as well. A store that cannot be written keeps nothing.
     """
+    if store.is_read_only:
+        return
     experiment_id = store.experiment_id(experiment)
     found = store.find_runs(experiment_id, where(KIND, SUMMARY), most=1)
     if found:
