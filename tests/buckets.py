@@ -3,11 +3,10 @@
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from xml.etree import ElementTree
 
-from running import environment
+from running import environment, wait_until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -28,18 +27,11 @@ class S3:
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
             env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        ends = time.monotonic() + 60
-        while True:
-            try:
-                self._send("PUT", "")
-                return
-            except OSError:
-                assert time.monotonic() < ends and self._process.poll() is None, "the S3 server did not start"
-                time.sleep(0.05)
+        wait_until(self._has_bucket, lambda: "the S3 server did not start", seconds=120)
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.wait(30)
 
     def names(self, beginning: str = "") -> list[str]:
         """The names of all objects that begin so."""
@@ -52,6 +44,14 @@ class S3:
 
     def write(self, name: str, content: bytes) -> None:
         self._send("PUT", f"/{name}", content)
+
+    def _has_bucket(self) -> bool:
+        assert self._process.poll() is None, "the S3 server has ended"
+        try:
+            self._send("PUT", "")
+        except OSError:
+            return False
+        return True
 
     def _send(self, method: str, path: str, content: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{self._url}/bucket{path}", data=content, method=method)

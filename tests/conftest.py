@@ -46,7 +46,7 @@ def swept(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small.py").write_text(SPEC)
     git = ["git", "-C", str(folder), "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "spec"]):
-        subprocess.run([*git, *arguments], check=True)
+        subprocess.run([*git, *arguments], check=True, timeout=60)
     for arguments in (["sweep", "small.py", "--trials", "4", "--jobs", "1"], ["train", "small.py", "--set", "lr=0.3"]):
         done = zygote.start(*arguments, cwd=folder).wait()
         assert done.code == 0, done

@@ -1,16 +1,19 @@
-"""The command line as users run it, in processes of its own."""
+"""The command line as users run it, in processes of its own. Every wait has a limit."""
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+COMMAND_SECONDS = 200  # a command ends in them, also on a busy machine; less than pytest gives a test
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Zygote:
     """Starts commands from a process that has loaded the slow libraries already: see `zygote.py`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
+        self._folder, self._count, self._asked = folder, 0, 0
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "zygote.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
@@ -45,16 +48,21 @@ class Zygote:
         out.touch()
         err.touch()
         request = {"argv": list(map(str, arguments)), "cwd": str(cwd), "env": environment(**more)}
-        answer = self.ask(request | {"out": str(out), "err": str(err)})
-        return Started(self, answer["pid"], out, err)
+        return Started(self, self.ask(request | {"out": str(out), "err": str(err)}), out, err)
 
-    def ask(self, request: dict[str, Any]) -> Any:
+    def ask(self, request: dict[str, Any], seconds: float = COMMAND_SECONDS) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        self._asked += 1
+        print(json.dumps([self._asked, request]), file=self._process.stdin, flush=True)
+        while True:
+            ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+            assert ready, f"no answer from the process that starts commands, in {seconds} seconds, to {request}"
+            number, answer = json.loads(self._process.stdout.readline())
+            if number == self._asked:  # else: asked by a test that pytest ended before the answer came
+                return answer
 
     def close(self) -> None:
-        self._process.communicate()
+        self._process.communicate(timeout=COMMAND_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -75,16 +83,25 @@ class Started:
         os.killpg(self.pid, signal.SIGKILL)
         return self.wait()
 
-    def wait(self) -> Finished:
-        code = self.zygote.ask({"wait": self.pid})["code"]
+    def wait(self, seconds: float = COMMAND_SECONDS) -> Finished:
+        code = self.zygote.ask({"wait": self.pid, "seconds": seconds}, seconds + 30)
+        assert code is not None, f"it had not ended after {seconds} seconds, and was killed:\n{self.printed()}"
         return Finished(code, self.out.read_text(), self.err.read_text())
 
-    def wait_for(self, text: str, timeout: float = 60) -> None:
+    def wait_for(self, text: str, seconds: float = COMMAND_SECONDS) -> None:
         """Waits until the command has printed a text."""
-        ends = time.monotonic() + timeout
-        while text not in self.out.read_text() + self.err.read_text():
-            assert time.monotonic() < ends, f"no {text!r} in:\n{self.out.read_text()}{self.err.read_text()}"
-            time.sleep(0.02)
+        wait_until(lambda: text in self.printed(), lambda: f"no {text!r} in:\n{self.printed()}", seconds)
+
+    def printed(self) -> str:
+        return self.out.read_text() + self.err.read_text()
+
+
+def wait_until(holds: Callable[[], object], otherwise: Callable[[], str] = str, seconds: float = 60) -> None:
+    """Waits until something holds; an assertion error that says `otherwise` where it never does."""
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, otherwise()
+        time.sleep(0.02)
 
 
 def command(*arguments: object) -> list[str]:

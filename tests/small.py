@@ -45,8 +45,15 @@ def edit(spec: Path, old: str, new: str) -> None:
     spec.write_text(text.replace(old, new, 1))
 
 
+HOLD = "hold"
+HOLD_SECONDS = 120
+
+
 def slow(spec: Path, seconds: float) -> None:
-    """Makes each epoch of a spec take so long, times `HARNESS_PACE` where that is set, without changing a number."""
+    """Makes each epoch of a spec take so long, times `HARNESS_PACE` where that is set, without changing a number.
+
+    While there is a file `hold` in the command's folder, training stands still: for two minutes, then it goes on.
+    """
     text = spec.read_text().replace("import torch\n", "import os\nimport time\n\nimport torch\n", 1)
     text = text.replace("    def loss", "    def _loss")
     text += f"""
@@ -56,6 +63,9 @@ def slow(spec: Path, seconds: float) -> None:
 
         def loss(outputs, targets):
             time.sleep(pause)
+            for _ in range({HOLD_SECONDS * 10}):
+                if os.path.exists("{HOLD}"):
+                    time.sleep(0.1)
             return compute(outputs, targets)
 
         return loss

@@ -24,7 +24,9 @@ PROGRAMS: dict[str, list[str]] = {
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "benchmarks" / f"{program}.py", *arguments]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment(), check=False)
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment(), check=False, timeout=250
+    )
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
 """A process that has loaded torch, MLflow and Optuna once, and forks a real command line from itself on request.
 
-Commands come as JSON lines on stdin; each runs in a process and session of its own, with real workers.
-Only the seconds of importing are saved.
+Requests come as JSON lines on stdin. Each command runs in a process and a session of its own, with real workers: only
+the time of importing is saved. A command that does not end in time is killed, and says first where it stood.
 """
 
+import contextlib
+import faulthandler
 import importlib
 import json
 import os
+import select
+import signal
 import sys
 
 SLOW = (
@@ -26,14 +30,36 @@ def main() -> None:
     for module in SLOW:
         importlib.import_module(module)
 
+    running = set[int]()
     for line in sys.stdin:
-        request = json.loads(line)
+        number, request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            answer = {"code": os.waitstatus_to_exitcode(status)}
+            answer = wait(request["wait"], request["seconds"])
+            running.discard(request["wait"])
         else:
-            answer = {"pid": start(**request)}
-        print(json.dumps(answer), flush=True)
+            answer = start(**request)
+            running.add(answer)
+        print(json.dumps([number, answer]), flush=True)
+    for pid in running:  # of tests that failed before they waited
+        kill_group(pid)
+
+
+def wait(pid: int, seconds: float) -> int | None:
+    """The exit code of a command; None where it had to be killed, since it did not end in so many seconds."""
+    handle = os.pidfd_open(pid)
+    in_time = bool(select.select([handle], [], [], seconds)[0])
+    if not in_time:
+        os.kill(pid, signal.SIGUSR1)  # writes the stack of each thread
+        select.select([handle], [], [], 1)
+        kill_group(pid)
+    os.close(handle)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if in_time else None
+
+
+def kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def start(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> int:
@@ -41,6 +67,7 @@ def start(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
     if pid:
         return pid
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env, HARNESS_START_METHOD="fork")
@@ -48,6 +75,7 @@ def start(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, number)
     sys.stdin, sys.stdout, sys.stderr = (open(number, mode, buffering=1) for number, mode in enumerate("rww"))
+    faulthandler.register(signal.SIGUSR1, sys.stderr)
     sys.argv = ["harness", *argv]
     code = 1
     try:

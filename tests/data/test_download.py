@@ -47,7 +47,7 @@ class Server:
 
     def stop(self) -> None:
         self.http.shutdown()
-        self.thread.join()
+        self.thread.join(60)
         self.http.server_close()
 
 
@@ -113,7 +113,7 @@ def test_processes_that_start_together_download_once(server: Server, monkeypatch
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(digests) == 3 and len(set(digests)) == 1
     assert len(server.asked) <= 2  # torchvision asks where the address leads, then for the file
 

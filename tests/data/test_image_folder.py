@@ -134,7 +134,7 @@ def test_two_processes_decode_a_folder_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    outputs = [child.communicate() for child in children]
+    outputs = [child.communicate(timeout=120) for child in children]
     assert len({digest for digest, _ in outputs}) == 1 and outputs[0][0].strip()
     assert sum(errors.count("Decoding 2,100 images") for _, errors in outputs) == 1
 

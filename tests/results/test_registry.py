@@ -4,10 +4,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import Finished, Zygote, environment
+from serving import free_port, wait_for_server
 
 from harness.results.registry import find_registered
 from harness.results.reload import load_run
@@ -103,7 +102,7 @@ def test_it_gives_the_runs_probabilities_without_this_project_and_without_pickle
     try:
         np.save(tmp_path / "images.npy", images)
         command = [sys.executable, "-c", WITHOUT_US, store.uri, "models:/images@best"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
     finally:
         shutil.move(folder / "away", folder / "mlruns")
@@ -150,9 +149,7 @@ def test_a_model_that_cannot_be_exported_costs_a_line_and_not_the_sweep(zygote: 
 
 @pytest.mark.slow
 def test_it_answers_over_http_when_mlflow_serves_it(folder: Path, images: np.ndarray[Any, Any], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/images@best"]
     options = ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     found = environment(
@@ -165,10 +162,7 @@ def test_it_answers_over_http_when_mlflow_serves_it(folder: Path, images: np.nda
         server = subprocess.Popen([*command, *options], env=found, stdout=output, stderr=output, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        ends = time.monotonic() + 120
-        while not answers(f"{address}/ping"):
-            assert server.poll() is None and time.monotonic() < ends, log.read_text()
-            time.sleep(0.2)
+        wait_for_server(f"{address}/ping", server, log)
         request = urllib.request.Request(
             f"{address}/invocations",
             data=json.dumps({"inputs": images.tolist()}).encode(),
@@ -181,14 +175,6 @@ def test_it_answers_over_http_when_mlflow_serves_it(folder: Path, images: np.nda
         server.wait(30)
     expected = load_run("best", "images", store=folder / "mlruns").predict(torch_of(images)).numpy()
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-6)
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def torch_of(array: np.ndarray[Any, Any]) -> Any:

@@ -121,8 +121,9 @@ local = LocalWorkers()
 seen = {}
 for _ in range(5):
     seen[local.start()] = None
-while None in seen.values():
-    seen.update(local.receive(30))
+for _ in range(100):
+    if None in seen.values():
+        seen.update(local.receive(30))
 local.stop(1)
 replaced = local.start()
 print(*seen.values(), *(heard for number, heard in local.receive(30) if number == replaced))
@@ -130,6 +131,12 @@ local.kill_all()
 """
     more = {"CUDA_VISIBLE_DEVICES": "2,5,7", "HARNESS_START_METHOD": "fork"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment() | more, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment() | more,
+        check=True,
+        timeout=120,
     )
     assert done.stdout.split() == ["2", "5", "7", "2", "5", "5"]

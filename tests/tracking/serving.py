@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import environment
+from running import environment, wait_until
 
 POSTGRESQL = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)  # as Debian packages it
 
@@ -48,7 +47,8 @@ class Database:
     def _run(self, *arguments: object) -> str:
         as_postgres = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # root may not start it
         command = [*as_postgres, *map(str, arguments)]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/").stdout.strip()
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/", timeout=120)
+        return done.stdout.strip()
 
 
 class Server:
@@ -69,20 +69,13 @@ class Server:
             env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,
         )  # fmt: skip
-        ends = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < ends and self._process.poll() is None, "mlflow server did not start"
-                time.sleep(0.2)
+        wait_for_server(f"{self.uri}/health", self._process)
 
     def stop(self) -> None:
         """Kills it; one that was stopped before stays so."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._process.wait(30)
 
 
 class Gate:
@@ -130,6 +123,23 @@ class Gate:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def wait_for_server(address: str, process: subprocess.Popen[Any], log: Path | None = None) -> None:
+    """Waits until a server that was just started answers."""
+
+    def why() -> str:
+        return f"{address} does not answer: {log.read_text() if log else process.args}"
+
+    def answers() -> bool:
+        assert process.poll() is None, why()
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until(answers, why, seconds=150)
 
 
 def free_port() -> int:

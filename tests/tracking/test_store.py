@@ -2,15 +2,10 @@
 
 import json
 import math
-import os
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from running import command, environment
+from serving import Server
 from small import SPEC
 
 from harness.errors import HarnessError
@@ -295,33 +291,13 @@ def test_a_file_that_is_no_database_is_an_error_in_one_sentence(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_tracking_server_that_keeps_the_artifacts(spec: Path, tmp_path: Path, harness: Harness) -> None:
     """Nothing is shared with the server but its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     far = tmp_path / "server"
     far.mkdir()
-    arguments = [
-        *("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{far}/far.db", "--artifacts-destination", str(far / "kept")),
-    ]
-    mlflow = [str(Path(sys.executable).parent / "mlflow"), *arguments]
-    uri = f"http://127.0.0.1:{port}"
-    with open(far / "log", "w") as log:
-        server = subprocess.Popen(
-            mlflow, cwd=far, stdout=log, stderr=log, start_new_session=True,
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true"),
-        )  # fmt: skip
+    server = Server(far)
+    uri = server.uri
     try:
-        ends = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < ends and server.poll() is None, (far / "log").read_text()
-                time.sleep(0.2)
         harness("sweep", spec, "--trials", 2, "--jobs", 1, MLFLOW_TRACKING_URI=uri)
-        assert len(list((far / "kept").rglob("best.pth.tar"))) == 2
+        assert len(list((far / "artifacts").rglob("best.pth.tar"))) == 2
         assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
         shutil.rmtree(tmp_path / "mlruns")
@@ -333,12 +309,11 @@ def test_a_tracking_server_that_keeps_the_artifacts(spec: Path, tmp_path: Path, 
         missing = harness("runs", "other", MLFLOW_TRACKING_URI=uri, code=2)
         assert uri in missing.err
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.stop()
 
 
 def test_a_server_that_is_not_there_is_an_error_in_one_sentence(swept: Path) -> None:
     env = environment(MLFLOW_TRACKING_URI="http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    done = subprocess.run(command("runs", "small"), cwd=swept, env=env, capture_output=True, text=True)
+    done = subprocess.run(command("runs", "small"), cwd=swept, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("harness: MLflow at http://127.0.0.1:9: ") and "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from browser import chromium
-from running import Finished, Started, Zygote
+from running import Finished, Started, Zygote, wait_until
 
 from harness.tracking.store import Store
 from harness.tracking.ui import HOST, free_port
@@ -40,7 +40,7 @@ def folder(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(zygote: Zygote, folder: Path, taken_port: int) -> Iterator[Started]:
     """`ui small.py`, answering."""
     started = zygote.start("ui", "small.py", "--port", taken_port, cwd=folder)
-    started.wait_for("Ctrl-C stops it", timeout=120)
+    started.wait_for("Ctrl-C stops it", seconds=120)
     yield started
     started.signal(signal.SIGTERM)
     done = started.wait()
@@ -164,8 +164,7 @@ def test_ctrl_c_leaves_no_process(zygote: Zygote, folder: Path, tmp_path: Path) 
     shutil.copytree(folder, copy)
     started = zygote.start("ui", cwd=copy)
     started.wait_for("starting MLflow's pages")
-    while not servers_of(copy):
-        pass
+    wait_until(lambda: servers_of(copy), started.printed)
     started.signal(signal.SIGINT)
     done = started.wait()
     assert done.code == 130 and "Traceback" not in done.err, done

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from buckets import KEYS
+from running import wait_until
 
 from harness import objects
 from harness.errors import HarnessError
@@ -180,11 +181,14 @@ def test_a_holder_shows_signs_of_life(on_node: MakeTree, address: str, monkeypat
     monkeypatch.setattr(remote, "BEAT_SECONDS", 0.01)
     tree, seen = on_node("one"), set[bytes]()
     tree.claim(NAME)
-    ends = threading.Event()
-    while len(seen) < 3 and not ends.wait(0.005):
+
+    def has_changed_twice() -> bool:
         content = open_objects(address).read(f"claims/{NAME}-0")
         assert content is not None and json.loads(content)["run"] == "run on one"
         seen.add(content)
+        return len(seen) == 3
+
+    wait_until(has_changed_twice)
 
 
 def test_of_many_that_want_an_epoch_one_gets_it(on_node: MakeTree) -> None:
@@ -194,7 +198,7 @@ def test_of_many_that_want_an_epoch_one_gets_it(on_node: MakeTree) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert sorted(got) == [False] * 7 + [True]
 
 

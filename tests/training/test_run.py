@@ -465,7 +465,7 @@ def _walk_together(path: Path, folder: Path, run_id: str, barrier: Any, results:
     run = Walk(
         built, run_id=run_id, paths=folder / "tree", budget_bytes=10**9, checkpoints=folder / "checkpoints" / run_id
     )
-    barrier.wait()
+    barrier.wait(60)
     told = [(result.trained_by, result.reused, result.metrics) for result in run.epochs()]
     run.finish()
     run.close()
@@ -484,7 +484,7 @@ def test_two_processes_on_one_path_train_each_epoch_once(write: Any, walk: WalkI
         process.start()
     told = dict(results.get(timeout=60) for _ in together)
     for process in together:
-        process.join()
+        process.join(60)
     alone = walk(spec, "another")
     for epoch in range(6):
         trainers = [run_id for run_id, epochs in told.items() if not epochs[epoch][1]]

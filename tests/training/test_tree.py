@@ -163,7 +163,7 @@ def test_a_claim_is_one_processs_until_it_dies(tree: Tree, tmp_path: Path) -> No
     assert not tree.claim("b" * 16)
     assert tree.claim("c" * 16)
     end.set()
-    process.join()
+    process.join(60)
     assert tree.claim("b" * 16), "free at once"
 
 
@@ -181,4 +181,4 @@ def test_a_claim_is_given_back(tree: Tree, tmp_path: Path) -> None:
     process = context.Process(target=_find_and_claim, args=(tmp_path / "paths", told))
     process.start()
     assert told.get(timeout=30)
-    process.join()
+    process.join(60)
