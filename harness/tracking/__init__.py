@@ -1,1 +1,1 @@
-"""Runs into MLflow and out of it."""
+"""Writes runs into MLflow, and reads them from it."""

@@ -1,4 +1,4 @@
-"""MLflow's database, read without MLflow: whoever lists thousands of runs need not wait for its import or its pages."""
+"""Reads MLflow's database without MLflow: a list of thousands of runs is fast, and needs no import of MLflow."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from harness.tracking.tags import COMPARABLE, CONFIRMS, KIND, OBJECTIVE, STATUS,
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-TAGS = ("harness.%", "mlflow.note%")  # the others hold sources and views, which a list does not show
+TAGS = ("harness.%", "mlflow.note%")  # the other tags hold sources and views, which a list does not show
 BRIEF_TAGS = (KIND, OBJECTIVE, STATUS, STUDY, SWEEP, COMPARABLE, CONFIRMS)
 
 
@@ -32,7 +32,7 @@ class RunRow:
 
     @classmethod
     def of(cls, run: "Run") -> "RunRow":
-        """The same from MLflow's own object."""
+        """The row of a run that MLflow's client gave."""
         data = run.data
         return cls(
             run_id=run.info.run_id,
@@ -46,7 +46,7 @@ class RunRow:
 
 
 def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | None:
-    """The id and the tags of an experiment, None where there is no such one or it was deleted."""
+    """The id and the tags of an experiment; None if it does not exist or was deleted."""
     with _open(database) as connection:
         row = connection.execute(
             "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'", (name,)
@@ -58,9 +58,9 @@ def find_experiment(database: Path, name: str) -> tuple[str, dict[str, str]] | N
 
 
 def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> list[RunRow]:
-    """All runs of an experiment that were not deleted, the oldest first.
+    """All runs of an experiment, the oldest first, without deleted ones.
 
-    `is_brief` reads no params, of the metrics only `objective`, and of the tags only those that tell what a run is.
+    `is_brief` reads less: no params, only the metric `objective`, and only the tags that say what kind of run it is.
     """
     with _open(database) as connection:
         which = "experiment_id = ? AND lifecycle_stage = 'active'"
@@ -68,7 +68,7 @@ def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> 
 
 
 def read_run(database: Path, run_id: str) -> RunRow:
-    """One run that there is."""
+    """One run, which must exist."""
     with _open(database) as connection:
         return _read(connection, "run_uuid = ?", run_id)[0]
 
@@ -105,7 +105,7 @@ def _read(connection: sqlite3.Connection, which: str, value: str, *, is_brief: b
 def _open(database: Path) -> Iterator[sqlite3.Connection]:
     journal = database.with_name(f"{database.name}-journal")
     try:
-        # Of a driver at work, or of one that was killed amid a write: who may only read cannot undo what is half done.
+        # The journal of a driver that is writing now, or was killed while writing: SQLite needs to write to undo that.
         if journal.exists():
             with closing(sqlite3.connect(database, timeout=20)) as connection:
                 connection.execute("SELECT 1 FROM experiments").fetchone()

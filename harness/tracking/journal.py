@@ -16,18 +16,18 @@ from optuna.storages.journal._file import BaseJournalFileLock  # public, but not
 
 from harness.errors import FAILED, HarnessError, without_login
 
-LONGEST_LINE = 2**20  # bytes that are looked through for the last one
+LONGEST_LINE = 2**20  # bytes at the end of the file in which the last line is looked for
 
 
 class KernelLock(BaseJournalFileLock):
-    """A lock of the kernel's: it is gone with the process that held it, so that no one waits for the dead."""
+    """A lock of the kernel: it ends with the process that holds it, so nobody waits for a process that was killed."""
 
     def __init__(self, journal: Path) -> None:
         self._journal, self._path = journal, journal.with_suffix(".lock")
         self._handle: int | None = None
 
     def acquire(self) -> bool:
-        """Waits for the lock. A last line that a kill or a full disk has torn is cut off before anything follows it."""
+        """Waits for the lock. Removes an incomplete last line, which a killed process or a full disk left."""
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         if self._journal.exists():
@@ -41,7 +41,7 @@ class KernelLock(BaseJournalFileLock):
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Optuna's journal; a last line that a kill has torn is cut off first, or every later load would fail."""
+    """Optuna's journal. Removes an incomplete last line first: with it, every later load would fail."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = KernelLock(path)
@@ -59,7 +59,7 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 def read_journal(path: Path) -> JournalStorage:
-    """Optuna's journal as it is now, for reading alone: its folder need not be writable."""
+    """Optuna's journal as it is now, only for reading: its folder may be read-only."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -72,7 +72,7 @@ def read_journal(path: Path) -> JournalStorage:
 
 
 class _Lines(BaseJournalBackend):
-    """A journal in memory; a last line that was being written is left out."""
+    """A journal in memory, without an incomplete last line."""
 
     def __init__(self, content: bytes) -> None:
         self._entries = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
@@ -85,8 +85,8 @@ class _Lines(BaseJournalBackend):
 
 
 def _damaged(path: Path) -> HarnessError:
-    """What is wrong with a journal that Optuna does not read, and where."""
-    where, why = "", "an entry in it is none of Optuna's"
+    """An error that says where a journal is damaged."""
+    where, why = "", "it contains an entry that Optuna does not know"
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             json.loads(line)
@@ -94,8 +94,8 @@ def _damaged(path: Path) -> HarnessError:
             where, why = f":{number}", "this line is damaged"
             break
     return HarnessError(
-        f"{path}{where}: {why}. Bring back a copy of the file from before; or move it away and begin a new study with "
-        "--fresh, and the earlier runs stay.",
+        f"{path}{where}: {why}. Restore a backup of the file; or move it away and start a new study with --fresh. "
+        "The runs in MLflow are kept.",
         exit_code=FAILED,
     )
 
@@ -104,14 +104,14 @@ def open_database(url: str) -> BaseStorage:
     """Optuna's storage in a database, such as `postgresql+psycopg://user@host/name`, in place of the journal."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # connections that idle are cut
-    except Exception as error:  # of SQLAlchemy, of a driver that is not installed, or of the address
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # servers close idle connections
+    except Exception as error:  # from SQLAlchemy, for a driver that is not installed, or for a wrong address
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise HarnessError(without_login(f"--study-storage {url}: {reason.strip()}"), exit_code=FAILED) from None
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study | None:
-    """The study of this name, if there is one."""
+    """The study of this name, or None."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -119,7 +119,7 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study | None:
 
 
 def count_archived(storage: BaseStorage, name: str) -> int:
-    """How many earlier studies of a spec there are."""
+    """The number of earlier studies of a spec."""
     return sum(other.rpartition("~")[0] == name for other in optuna.get_all_study_names(storage))
 
 
@@ -134,7 +134,7 @@ def archive_study(storage: BaseStorage, name: str) -> str:
 
 
 def _check_last_line(path: Path) -> None:
-    """Raises `ValueError` for a last line that is no JSON: Optuna bears it until another one follows."""
+    """Raises `ValueError` if the last line is not JSON: Optuna ignores it until another line follows."""
     if path.exists() and (lines := path.read_bytes()[-LONGEST_LINE:].splitlines()):
         json.loads(lines[-1])
 
@@ -157,7 +157,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def find_importances(study: optuna.Study) -> dict[str, float]:
-    """The share of each hyperparameter in what came out, by Optuna's default evaluator; they sum to 1."""
+    """The importance of each hyperparameter for the objective, by Optuna's default evaluator. They sum to 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.importance.get_param_importances(study)

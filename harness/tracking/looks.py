@@ -1,4 +1,4 @@
-"""Who looked at the test part, and when: a part that is looked at again and again is a validation part."""
+"""Who measured on the test part, and when. A test part that is used again and again becomes a validation part."""
 
 import json
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from harness.tracking.tags import LOOKED, LOOKS
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-MOST_LOOKS = 12  # the first one and the last ones: MLflow's tags are short
+MOST_LOOKS = 12  # kept: the first one and the last ones; MLflow's tags are short
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One measurement on the test part, numbered from 1: local time, the command, beginnings of run ids."""
+    """One measurement on the test part: its number from 1, local time, the command, and the beginnings of run ids."""
 
     number: int
     when: str
@@ -31,19 +31,19 @@ class Look:
 
 
 def list_looks(store: Store, experiment_id: str) -> list[Look]:
-    """The looks at the test part of an experiment's data, the oldest first."""
+    """The measurements on an experiment's test part so far, the oldest first."""
     noted = store.client.get_experiment(experiment_id).tags.get(LOOKS, "[]")
     return [Look(**{**look, "runs": tuple(look["runs"])}) for look in json.loads(noted)]
 
 
 def note_look(store: Store, runs: Sequence["Run"], *, by: str) -> list[Look]:
-    """Notes that the test part is about to be measured by these runs of one experiment; the looks before.
+    """Notes that these runs of one experiment will be measured on the test part; returns the earlier looks.
 
-    It is noted first and measured afterwards: a look that was interrupted may have been seen.
+    It is noted before the measurement: the result of an interrupted one may have been seen.
     """
     if store.is_read_only:
         raise HarnessError(
-            f"{store.folder} cannot be written, so that a look at the test part cannot be noted: copy the store.",
+            f"{store.folder} is read-only, and each use of the test part must be noted there: copy the store.",
             exit_code=FAILED,
         )
     experiment_id = runs[0].info.experiment_id
@@ -59,7 +59,7 @@ def note_look(store: Store, runs: Sequence["Run"], *, by: str) -> list[Look]:
 
 
 def describe_looks(before: Sequence[Look]) -> str:
-    """A sentence on the looks before this one.
+    """A sentence about the earlier looks.
 
     >>> describe_looks([])
     'The test part had not been looked at before.'

@@ -1,4 +1,4 @@
-"""MLflow's database: connected to, made whole, and at home wherever its folder was moved."""
+"""Connects to MLflow's database, creates it, and corrects its paths after the store was moved."""
 
 import importlib.metadata
 import logging
@@ -24,32 +24,32 @@ DATABASE = "mlflow.db"
 
 
 def database_uri(path: Path) -> str:
-    """SQLAlchemy's address of a SQLite database, whatever characters its path has.
+    """SQLAlchemy's address of a SQLite database, for any characters in its path.
 
     >>> database_uri(Path("/a b/mlflow.db"))
     'sqlite:////a b/mlflow.db'
     """
     text = str(path)
-    if not re.search("[?%\udc80-\udcff]", text):  # two that mean something in an address, and bytes that are no text
+    if not re.search("[?%\udc80-\udcff]", text):  # special in an address, or no text
         return f"sqlite:///{text}"
     from sqlalchemy.engine import make_url
 
-    quoted = f"file:{quote(os.fsencode(text))}"  # SQLite itself reads this
-    if make_url("sqlite:////%41").database == "/A":  # SQLAlchemy from 2.1 on reads such names as well, before
+    quoted = f"file:{quote(os.fsencode(text))}"  # SQLite itself decodes this
+    if make_url("sqlite:////%41").database == "/A":  # SQLAlchemy from 2.1 on decodes names too, before SQLite
         quoted = quote(quoted, safe="/:")
-    return f"sqlite+pysqlite:///{quoted}?uri=true"  # by `sqlite:` alone MLflow would make a folder of that name
+    return f"sqlite+pysqlite:///{quoted}?uri=true"  # with `sqlite:` alone, MLflow would make a folder of that name
 
 
 def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what does not arrive waits in the outbox
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a message that fails waits in the outbox
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db").setLevel(
         logging.CRITICAL + 1
-    )  # hundreds of lines of SQL; the error is raised too
+    )  # not hundreds of lines of SQL: the error is raised too
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -62,7 +62,7 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def draft_database() -> None:
-    """Begins, in a thread, to make an empty database: MLflow needs seconds for it, and the next new store takes it."""
+    """Starts to make an empty database in a thread, for the next new store: MLflow needs seconds for it."""
     global _draft
     if _draft is None:
         _draft = _Draft()
@@ -87,7 +87,7 @@ _draft: _Draft | None = None
 
 
 def _make_empty(path: Path) -> None:
-    """Makes an empty database: a copy of the one that this version of MLflow made for this user before."""
+    """Makes an empty database, by copying one that the same version of MLflow made for this user before."""
     template = cache_folder() / f"mlflow-{importlib.metadata.version('mlflow')}.db"
     try:
         shutil.copyfile(template, path)
@@ -105,7 +105,7 @@ def _make_empty(path: Path) -> None:
 
 
 def create_database(path: Path) -> None:
-    """Makes MLflow's database, whole or not at all: a kill amid its migrations would break it for good."""
+    """Makes MLflow's database, completely or not at all: a process killed during the migrations would break it."""
     if path.exists():
         return
     with whole_file(path) as temporary:
@@ -123,18 +123,18 @@ def create_database(path: Path) -> None:
 
 
 def relocate(path: Path, folder: Path) -> None:
-    """Makes a database find the artifacts of its store, that was copied or moved: MLflow keeps absolute locations."""
+    """Corrects the artifact locations in a database whose store was copied or moved: MLflow keeps absolute paths."""
     prefix = (folder / "artifacts").as_uri()
     with closing(sqlite3.connect(path, timeout=20)) as database:
         try:
             rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
         except sqlite3.OperationalError:
-            return  # a database whose creation was interrupted; MLflow goes on with it
+            return  # its creation was interrupted; MLflow completes it
         except sqlite3.DatabaseError as error:
             raise HarnessError(f"{path} cannot be read: {error}", exit_code=FAILED) from None
         moved: list[tuple[int, str, str]] = []
         for number, location in rows:
-            base, _, own = (location or "").rpartition("/artifacts/")  # not the name: it can be changed in MLflow
+            base, _, own = (location or "").rpartition("/artifacts/")  # not by name: it can change
             if base.startswith("file:") and "/" not in own and f"{base}/artifacts" != prefix:
                 moved.append((number, location, f"{prefix}/{own}"))
         for number, old, new in moved:

@@ -1,4 +1,4 @@
-"""What a tracking server has not taken yet: kept on disk, in order, and delivered once it answers again."""
+"""Messages that a tracking server has not taken yet. They wait on disk, in order, until it answers again."""
 
 import fcntl
 import json
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
-RETRY_SECONDS = 2.0  # between tries while the server is away
-LATE_SECONDS = 30.0  # between tries of artifacts that a server which answers does not take
-UPLOAD_SECONDS = "600"  # that a server may take for an artifact, such as to hand it on to a bucket
-PATIENCE_SECONDS = 600.0  # at the end of a command
-TRANSIENT = (408, 429)  # and whatever is 500 or more
+RETRY_SECONDS = 2.0  # between attempts while the server cannot be reached
+LATE_SECONDS = 30.0  # between attempts to send artifacts to a server that answers but does not take them
+UPLOAD_SECONDS = "600"  # the most that a server may need for an artifact, such as to copy it into a bucket
+PATIENCE_SECONDS = 600.0  # the longest wait at the end of a command
+TRANSIENT = (408, 429)  # and all from 500 on
 
 
 class Outbox:
-    """Delivers what is written about runs, each thing once and in order, also across restarts.
+    """Delivers messages about runs, each once and in order, also after a restart.
 
-    A letter is a JSON document in a file of its own, named by when it was written. One that was taken but
-    not acknowledged is delivered again: MLflow drops a point, param, tag or file that it has already, so
-    that it counts once. Artifacts that a server does not take hold nothing else up: they are tried again later.
+    A letter is a JSON document in a file of its own, named by the time when it was written. If the server's answer was
+    lost, the letter is sent again. It still counts once: MLflow ignores a point, param, tag or file that it has.
+    Artifacts that the server does not take are sent later; nothing else waits for them.
     """
 
     def __init__(self, folder: Path, client: "MlflowClient", say: Callable[[str], None]) -> None:
         self._folder, self._client, self._say = folder, client, say
         self._is_away = bool(self._letters())
-        self._late: set[Path] = set()  # artifacts that the server did not take while it answered
+        self._late: set[Path] = set()  # artifacts that the server did not take, although it answered
         self._tried = 0.0
         self.check_stop: Callable[[], None] = lambda: None
 
     @property
     def is_open(self) -> bool:
-        """Whether the server took all that it was sent so far."""
+        """Whether the server took everything so far."""
         return not self._is_away
 
     def send(self, letter: Mapping[str, Any]) -> None:
-        """Delivers a letter, or keeps it where the server is away; raises `HarnessError` where it is refused."""
+        """Delivers a letter, or keeps it if the server is unreachable. Raises `HarnessError` if it is refused."""
         path = self._folder / f"{time.time_ns():020d}.json"
         if not self._is_away:
             try:
@@ -61,7 +61,7 @@ class Outbox:
         write_whole(path, json.dumps(letter))
 
     def retry(self, *, now: bool = False) -> None:
-        """Delivers what waits, as far as the server takes it; looks at most once in a while."""
+        """Delivers the letters that wait, until the server takes no more; tries every few seconds at most."""
         pause = RETRY_SECONDS if self._is_away else LATE_SECONDS
         is_waiting = self._is_away or self._late
         if not is_waiting or (not now and time.monotonic() - self._tried < pause):
@@ -69,13 +69,13 @@ class Outbox:
         try:
             self._deliver_all()
         finally:
-            self._tried = time.monotonic()  # an attempt may itself take long
+            self._tried = time.monotonic()  # after the attempt, which can take long
 
     def _deliver_all(self) -> None:
         count = 0
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another command on this store delivers as well
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another command may deliver for this store too
             if not self._answers():
                 return
             self._late &= set(self._letters())
@@ -89,7 +89,7 @@ class Outbox:
                             return
                         self._put_off(path, error)
                         continue
-                    kept = self._folder / "refused" / path.name  # such as of a run that was deleted meanwhile
+                    kept = self._folder / "refused" / path.name  # such as one about a run that was deleted since
                     kept.parent.mkdir(exist_ok=True)
                     path.rename(kept)
                     self._say(f"the tracking server refused a message, now in {kept}: {_reason(error)}")
@@ -102,7 +102,7 @@ class Outbox:
             self._say("the tracking server is back" + (f": {count} messages delivered" if count else ""))
 
     def flush(self) -> None:
-        """Waits for the server where something is undelivered; what it does not take in time stays on disk."""
+        """Waits for the server while letters are left, up to a limit. What is not delivered by then stays on disk."""
         ends = time.monotonic() + PATIENCE_SECONDS
         while self._is_away or self._late:
             self.check_stop()
@@ -114,7 +114,7 @@ class Outbox:
             time.sleep(0.1 if self._is_away or self._late else 0)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The server's answer to what cannot wait; waits for the server, and lets what was said before go first."""
+        """The server's answer to a question. Delivers earlier letters first, and waits for the server if needed."""
         while True:
             self.retry(now=self._is_away)
             if not self._is_away:
@@ -130,7 +130,7 @@ class Outbox:
                 time.sleep(0.1)
 
     def _answers(self) -> bool:
-        """Whether the server is there: nothing may wait for it but a question."""
+        """Whether the server answers."""
         try:
             self._client.search_experiments(max_results=1)
         except Exception as error:
@@ -143,16 +143,16 @@ class Outbox:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._is_away, self._tried = True, time.monotonic()
         self._say(
-            f"the tracking server does not take messages ({_reason(error)}); training goes on, what is not "
-            f"delivered is kept in {self._folder}"
+            f"the tracking server does not take messages ({_reason(error)}); training goes on, and the messages "
+            f"wait in {self._folder}"
         )
 
     def _put_off(self, path: Path, error: Exception) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._late:
             self._say(
-                f"the tracking server does not take artifacts ({_reason(error)}); they are kept in "
-                f"{self._folder.parent} and sent again"
+                f"the tracking server does not take artifacts ({_reason(error)}); they wait in "
+                f"{self._folder.parent} and are sent later"
             )
         self._late.add(path)
 
@@ -161,7 +161,7 @@ class Outbox:
 
 
 def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
-    """Writes what a letter says into MLflow."""
+    """Writes the content of a letter into MLflow."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     run_id = letter["run"]
@@ -196,7 +196,7 @@ def _patience() -> Iterator[None]:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether an error of MLflow's client says that the server is away or busy, and not that the request is wrong."""
+    """Whether an error of MLflow's client means that the server is unreachable or busy, not a wrong request."""
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -212,16 +212,14 @@ def is_transient(error: Exception) -> bool:
 
 
 def refusal(letter: Mapping[str, Any], error: Exception) -> Exception:
-    """What is raised where MLflow does not take a letter: a sentence, or what is no answer of MLflow's as it is."""
+    """The error to raise for a letter that MLflow refuses; an error that is not MLflow's stays as it is."""
     from mlflow.exceptions import MlflowException
 
     if not isinstance(error, MlflowException):
         return error
     if "(sqlite3." in str(error):
         return HarnessError(explain(error) or str(error), exit_code=FAILED)
-    return HarnessError(
-        f"MLflow refused what there was to say of run {letter['run']}: {_reason(error)}", exit_code=FAILED
-    )
+    return HarnessError(f"MLflow refused a message about run {letter['run']}: {_reason(error)}", exit_code=FAILED)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Where a run's code comes from: the commit, and whether the tree was dirty."""
+"""The git commit of a run's code, and whether there were uncommitted changes."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ from harness.tracking.tags import COMMIT, DIRTY
 
 
 def git_tags(path: Path) -> dict[str, str]:
-    """MLflow tags for the git repository around a file; empty where there is none."""
+    """MLflow tags for the git repository of a file; empty if there is none."""
     folder = path.resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -1,4 +1,4 @@
-"""A store that cannot be written can be read: MLflow gets a copy of its database, in a temporary folder."""
+"""For a read-only store: MLflow gets a copy of its database, in a temporary folder."""
 
 import os
 import shutil
@@ -10,17 +10,17 @@ from pathlib import Path
 from harness.errors import FAILED, HarnessError
 from harness.tracking.making import DATABASE, relocate
 
-BESIDE = ("", "-journal", "-wal")  # what a killed writer leaves belongs to its database
+BESIDE = ("", "-journal", "-wal")  # files that a killed process leaves belong to its database
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether this user may write into a store, on this mount."""
+    """Whether this user may write into a store, also by the mount."""
     files = (folder / name for name in (DATABASE, "store.lock"))
     return os.access(folder, os.W_OK | os.X_OK) and all(os.access(file, os.W_OK) for file in files if file.exists())
 
 
 class DatabaseCopy:
-    """A copy of a store's database, gone with this process."""
+    """A copy of a store's database, deleted when this process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="harness-", ignore_cleanup_errors=True)
@@ -35,7 +35,7 @@ def _copy(source: Path, target: Path) -> None:
         with closing(sqlite3.connect(uri, uri=True, timeout=20)) as read, closing(sqlite3.connect(target)) as written:
             read.backup(written)
         return
-    except sqlite3.OperationalError:  # left half written by a kill: what is beside it undoes that, in the copy
+    except sqlite3.OperationalError:  # half written by a killed process: SQLite undoes that in a copy
         target.unlink(missing_ok=True)
     except sqlite3.DatabaseError as error:
         raise HarnessError(f"{source} cannot be read: {error}", exit_code=FAILED) from None

@@ -1,4 +1,4 @@
-"""Runs out of MLflow: finding one, listing them, as plain records and as pandas."""
+"""Finds and lists the runs in MLflow, as plain records or as a DataFrame."""
 
 import ast
 import dataclasses
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE = 1000
-SYSTEM = "system/"  # what MLflow calls metrics of the machine
+SYSTEM = "system/"  # MLflow's prefix for metrics of the machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run as people compare them. `value` is that of its `objective`, None while it has none."""
+    """One run, as people compare runs. `value` is the value of its `objective`, None while it has none."""
 
     run_id: str
     name: str
@@ -53,16 +53,16 @@ class RunRecord:
     recipe: str
     reason: str | None
     kind: str = ""  # "trial", "train" or "confirm"
-    study: str = ""  # of a trial: what tells its study from earlier ones of the same spec
+    study: str = ""  # of a trial: the id of its study
     trial: int | None = None
-    sweep: int = 0  # the number of its study among those of the spec, from 1; 0: of none
+    sweep: int = 0  # the number of its study among those of the spec, from 1; 0: no study
     started: int = 0  # milliseconds since 1970
-    comparable: str = ""  # what names its code and data
+    comparable: str = ""  # a digest of its code and data
     confirms: str = ""  # the id of the run that it repeats with another seed
 
     @property
     def date(self) -> str:
-        """When it began, in local time."""
+        """When it started, in local time."""
         return datetime.fromtimestamp(self.started / 1000).strftime("%Y-%m-%d %H:%M") if self.started else ""
 
     def as_json(self) -> dict[str, Any]:
@@ -74,11 +74,11 @@ class RunRecord:
 def list_runs(
     store: Store, experiment: str, *, study: str | int | None = None, sort: str | None = None
 ) -> list[RunRecord]:
-    """The runs of a study of an experiment, the best first, or by any metric, the better end first.
+    """The runs of a study of an experiment, the best first; `sort` names a metric to sort by instead.
 
-    `study` is a study's number or name, None for the newest one, or `all`: see `tracking.studies`. Runs of one
-    value stand in the order in which they started; those without one, with that of another objective, or that only
-    repeat a run with another seed, come last. Raises `HarnessError` where no run has the metric that is asked for.
+    `study` is a study's number or name, None for the newest one, or `all`: see `tracking.studies`. Runs with equal
+    values are in the order in which they started. Three kinds of runs come last: those without a value, with a value of
+    another objective, and those of `confirm`. Raises `HarnessError` if no run has the metric `sort`.
     """
     experiment_id, tags = _find_experiment(store, experiment)
     records = choose_study(number_runs(_read_records(store, experiment_id)), study, experiment)
@@ -95,15 +95,15 @@ def list_runs(
 
 
 def rank(records: Sequence[RunRecord], objective: str, direction: str) -> list[RunRecord]:
-    """Runs, the best first: what "best" means everywhere. Those that do not count come last."""
+    """Runs, the best first; runs that do not count come last. This defines "best" everywhere."""
     keys = {record.run_id: record.value if counts(record, objective) else None for record in records}
     return _sorted(records, keys, direction)
 
 
 def counts(record: RunRecord, objective: str) -> bool:
-    """Whether a run can be the best one: it has a value, of this objective.
+    """Whether a run can be the best one: it has a value of this objective, and it is not a run of `confirm`.
 
-    One that repeats another run with another seed cannot: the best of them is the luckiest seed.
+    `confirm` repeats a run with other seeds; the best of these would only be the luckiest seed.
     """
     return record.value is not None and record.objective == objective and record.kind != CONFIRM
 
@@ -119,7 +119,7 @@ def _sorted(records: Sequence[RunRecord], keys: Mapping[str, float | None], dire
 
 
 def best_record(store: Store, experiment: str, *, study: str | int | None = None) -> RunRecord:
-    """The finished run of a study that ranks first (see `rank`); of equal ones the one that started first."""
+    """The best finished run of a study (see `rank`); of equal ones, the one that started first."""
     experiment_id, tags = _find_experiment(store, experiment)
     objective = tags.get(OBJECTIVE, "val_accuracy")
     every = number_runs(_read_records(store, experiment_id, is_brief=True))
@@ -129,7 +129,7 @@ def best_record(store: Store, experiment: str, *, study: str | int | None = None
     if best is None:
         others = sorted({record.sweep for record in every if counts(record, objective)} - {0})
         newest = f" in sweep {max(record.sweep for record in every)}, the newest" if others and study is None else ""
-        hint = f"; --study {others[-1]} has" if others else ""
+        hint = f"; for an older one: --study {others[-1]}" if others else ""
         raise HarnessError(f"{experiment} has no finished run yet{newest}{hint}.", exit_code=FAILED)
     if store.is_local:
         whole = to_record(read_run(store.database, best.run_id))
@@ -138,7 +138,7 @@ def best_record(store: Store, experiment: str, *, study: str | int | None = None
 
 
 def find_best(store: Store, experiment: str, *, study: str | int | None = None) -> "Run":
-    """The best run (see `best_record`) as MLflow has it."""
+    """The best run (see `best_record`), as MLflow's object."""
     return store.client.get_run(best_record(store, experiment, study=study).run_id)
 
 
@@ -147,7 +147,7 @@ def _is_finite(value: float | None) -> bool:
 
 
 def find_run(store: Store, text: str, experiment: str | None = None, *, study: str | int | None = None) -> "Run":
-    """The run that a person means: a run id, a unique prefix of one, or `best` of an experiment's study."""
+    """The run that a text names: a run id, a unique beginning of one, or `best` (of an experiment's study)."""
     from mlflow.exceptions import MlflowException
 
     if text == "best":
@@ -175,12 +175,12 @@ def find_run(store: Store, text: str, experiment: str | None = None, *, study: s
         raise HarnessError(f"{store} has no run whose id begins with '{text}'.")
     if len(found) > 1:
         some = ", ".join(run.info.run_id[: len(text) + 4] for run in found[:3])
-        raise HarnessError(f"{len(found)} run ids begin with '{text}' ({some}); give more of it.")
+        raise HarnessError(f"{len(found)} run ids begin with '{text}' ({some}); write more of the id.")
     return found[0]
 
 
 def to_record(found: "Run | RunRow") -> RunRecord:
-    """A run of MLflow's as a record."""
+    """The record of an MLflow run."""
     run = found if isinstance(found, RunRow) else RunRow.of(found)
     tags = run.tags
     outcome = tags.get(STATUS, run.status).upper()
@@ -205,7 +205,7 @@ def to_record(found: "Run | RunRow") -> RunRecord:
 
 
 def typed_params(run: "Run") -> dict[str, Any]:
-    """The params of a run as numbers, booleans and tuples where they are ones; MLflow keeps text."""
+    """The params of a run as numbers, booleans and tuples where possible; MLflow keeps them as text."""
     return _typed_params(run.data.params)
 
 
@@ -214,10 +214,10 @@ def runs(
 ) -> "pd.DataFrame":
     """The runs of a spec (its path, or its name) as a DataFrame, the best first.
 
-    They are those of the newest study, of the one that `study` names (`1` is the first), or of `"all"`. One row a
-    run: `run_id`, `name`, `status`, `value`, then a column for each param and each metric's last value, `sweep`
-    (the study's number) and `started`. Where a param and a metric share a name, such as `lr`, the metric is `last_lr`.
-    Raises `HarnessError` where the store has none.
+    `study` chooses the study: None for the newest one, a number (`1` is the first), or `"all"`. Each run has one row.
+    The columns are `run_id`, `name`, `status`, `value`, one for each param and for each metric's last value, `sweep`
+    (the study's number) and `started`. If a param and a metric have the same name, such as `lr`, the metric's column is
+    `last_lr`. Raises `HarnessError` if the store has no runs of the spec.
     """
     import pandas as pd
 
@@ -233,16 +233,16 @@ def runs(
 
 
 def history(run_id: str, *, store: str | Path = "mlruns") -> "pd.DataFrame":
-    """The curves of a run as a DataFrame: one row an epoch, one column a metric.
+    """The metrics of a run as a DataFrame: one row for each epoch, one column for each metric.
 
-    `run_id` is a run id or a unique prefix of one. Raises `HarnessError` where there is none.
+    `run_id` is a run id or a unique beginning of one. Raises `HarnessError` if there is no such run.
     """
     opened = Store(Path(store))
     return read_curves(opened, find_run(opened, run_id))
 
 
 def read_curves(store: Store, run: "Run") -> "pd.DataFrame":
-    """The curves of a run of an open store: see `history`."""
+    """As `history`, for a run of an open store."""
     import pandas as pd
 
     columns: Mapping[str, dict[int, float]] = {
@@ -263,14 +263,14 @@ def _only_experiment(store: Store) -> str:
 def _find_experiment(store: Store, name: str) -> tuple[str, Mapping[str, str]]:
     """The id and the tags of an experiment."""
     found = find_experiment(store.database, name) if store.is_local else None
-    if found is None:  # MLflow says what is wrong, or brings a deleted one back
+    if found is None:  # MLflow says what is wrong, or restores a deleted experiment
         experiment = store.client.get_experiment(store.experiment_id(name))
         found = str(experiment.experiment_id), experiment.tags
     return found
 
 
 def _read_records(store: Store, experiment_id: str, *, is_brief: bool = False) -> list[RunRecord]:
-    """All runs of an experiment, the oldest first; `is_brief` leaves out what choosing the best one does not need."""
+    """All runs of an experiment, the oldest first; `is_brief` reads only what is needed to choose the best one."""
     found = (
         read_runs(store.database, experiment_id, is_brief=is_brief)
         if store.is_local

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 T = TypeVar("T")
-JOURNAL = "optuna.log"  # of a store
+JOURNAL = "optuna.log"  # the journal's file in a store
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
 
 
 class Store:
-    """MLflow behind one folder, or behind `MLFLOW_TRACKING_URI` where that is set; `say` is told when that is away."""
+    """MLflow in a folder, or at `MLFLOW_TRACKING_URI` if that is set. `say` is told when that is unreachable."""
 
     def __init__(self, folder: Path, *, create: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.absolute()
         self._is_locked, self._writes = False, create
-        self.database = self.folder / DATABASE  # MLflow's, where the store is local
+        self.database = self.folder / DATABASE  # MLflow's database, if the store is local
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.database)
         self.is_local = self.uri == database_uri(self.database)
         if self.is_local and not create and not self.database.exists():
@@ -56,25 +56,25 @@ class Store:
                 create_database(self.database)
                 relocate(self.database, self.folder)
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
-        if self.outbox is not None and create:  # who only reads need not wait for what others had to say
+        if self.outbox is not None and create:  # commands that only read do not wait for earlier messages
             self.outbox.retry(now=True)
 
     @cached_property
     def client(self) -> "MlflowClient":
-        """MLflow's client; its import takes seconds, so that only those pay for it who need more than a list."""
+        """MLflow's client. Its import takes seconds, so it is created only when something needs it."""
         with self._lock():
             return connect(self.uri)
 
     @property
     def is_read_only(self) -> bool:
-        """Whether this user cannot write here: what is written into MLflow is then forgotten."""
+        """Whether this user cannot write here. What is written into MLflow is then lost."""
         return self._copy is not None
 
     def __str__(self) -> str:
         return str(self.folder) if self.is_local else without_login(self.uri)
 
     def owns(self, run: "Run") -> bool:
-        """Whether a run was made by this store, and not by another one on the same tracking server."""
+        """Whether this store made a run, and not another store on the same tracking server."""
         return self.outbox is None or run.data.tags.get(STORE) == self._uid
 
     @cached_property
@@ -89,7 +89,7 @@ class Store:
 
     @property
     def paths(self) -> Path:
-        """The folder of the path tree."""
+        """The folder of the tree of epochs."""
         return self.folder / "paths"
 
     @property
@@ -100,9 +100,9 @@ class Store:
     def experiment_id(
         self, name: str, *, tags: Mapping[str, str] | None = None, first_tags: Mapping[str, str] | None = None
     ) -> str:
-        """The id of an experiment, made if it is not there (only where `tags` are given).
+        """The id of an experiment. It is made if it does not exist and `tags` are given.
 
-        `tags` are set each time, `first_tags` only where it is made.
+        `tags` are set each time, `first_tags` only when it is made.
         """
         return self._ask(lambda: self._experiment_id(name, tags, first_tags))
 
@@ -125,13 +125,13 @@ class Store:
             return str(self.client.create_experiment(name, artifact_location=location, tags=every))
 
     def experiment_names(self) -> list[str]:
-        """The experiments that there are, without MLflow's own first one."""
+        """The names of all experiments, without MLflow's own first one."""
         return sorted(found.name for found in self.client.search_experiments() if found.name != "Default")
 
     def create_run(
         self, experiment_id: str, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> "RunLog":
-        """A new run, RUNNING, with its params."""
+        """A new run with its params, in the status RUNNING."""
         own = {
             USER: _user(),
             SOURCE_TYPE: "LOCAL",
@@ -149,9 +149,9 @@ class Store:
         return log
 
     def resume_run(self, run_id: str) -> "RunLog":
-        """A run that was interrupted, RUNNING again; what it has is not logged twice.
+        """An interrupted run, RUNNING again. Metrics that it has are not logged a second time.
 
-        Raises `HarnessError` where it was deleted.
+        Raises `HarnessError` if the run was deleted.
         """
         return self._ask(lambda: self._resumed(run_id))
 
@@ -177,22 +177,22 @@ class Store:
         return log
 
     def _made_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> "Run":
-        """A new run; the same one where an earlier try made it, and its answer was lost."""
+        """A new run; or the run that an earlier attempt made, if the server's answer was lost."""
         found = self._found_runs(experiment_id, where(CREATION, tags[CREATION]), 1)
         return found[0] if found else self.client.create_run(experiment_id, run_name=name, tags=tags)
 
     @property
     def takes_runs(self) -> bool:
-        """Whether a new run can be made now: the server, if there is one, answers."""
+        """Whether a new run can be made now: there is no server, or it answers."""
         return self.outbox is None or self.outbox.is_open
 
     def retry(self) -> None:
-        """Delivers what a server has not taken, if it is time to try again."""
+        """Delivers messages that wait for the server, if it is time to try again."""
         if self.outbox is not None:
             self.outbox.retry()
 
     def write(self, letter: Mapping[str, Any]) -> None:
-        """Writes something about a run, now or as soon as the server takes it."""
+        """Writes a letter about a run, now or as soon as the server takes it."""
         if self.outbox is not None:
             self.outbox.send(letter)
             return
@@ -204,7 +204,7 @@ class Store:
     def find_runs(
         self, experiment_id: str, filter_string: str, most: int = 1000, *, is_newest: bool = False
     ) -> list["Run"]:
-        """The runs that match a filter of MLflow's, the oldest first; with `is_newest` the newest."""
+        """The runs that match an MLflow filter, the oldest first; with `is_newest`, the newest first."""
         order = "DESC" if is_newest else "ASC"
         return self._ask(lambda: self._found_runs(experiment_id, filter_string, most, order))
 
@@ -216,25 +216,25 @@ class Store:
         )
 
     def artifact_folder(self, run: "Run") -> Path:
-        """Where the artifacts of a run lie, or, behind a server that keeps them, where they wait to be sent."""
+        """The folder of a run's artifacts. With a server that keeps them, the folder where they wait to be sent."""
         location = urlparse(run.info.artifact_uri)
         if location.scheme in ("", "file"):
             return Path(os.fsdecode(unquote_to_bytes(location.path)))
         return self.folder / "outbox" / str(run.info.run_id)
 
     def keeps_artifacts(self, run: "Run") -> bool:
-        """Whether what is written into `artifact_folder` is an artifact already."""
+        """Whether a file in `artifact_folder` is an artifact, without sending it to a server."""
         return urlparse(run.info.artifact_uri).scheme in ("", "file")
 
     def add_artifact(self, run: "Run", path: str, content: bytes) -> None:
-        """Writes an artifact of a run, whole; one of that path is replaced."""
+        """Writes an artifact of a run, completely or not at all; replaces one with the same path."""
         local = self.artifact_folder(run) / path
         write_whole(local, content)
         if not self.keeps_artifacts(run):
             self.client.log_artifact(run.info.run_id, str(local), str(Path(path).parent) if "/" in path else None)
 
     def artifact(self, run: "Run", path: str) -> Path:
-        """A local copy of an artifact (file or folder), or the artifact itself where it is local."""
+        """The path of an artifact (file or folder) if it is local, else of a local copy."""
         local = self.artifact_folder(run) / path
         if self.keeps_artifacts(run):
             if not local.exists():
@@ -250,8 +250,8 @@ class Store:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One process at a time creates or moves things: MLflow's migrations do not bear company."""
-        if self._is_locked or not self.is_local or self.is_read_only:  # by this process, further up; or no one moves it
+        """One process at a time creates or moves things: MLflow's migrations must not run at the same time."""
+        if self._is_locked or not self.is_local or self.is_read_only:  # locked by this process, or not needed
             yield
             return
         with open(self.folder / "store.lock", "a") as file:
@@ -264,7 +264,7 @@ class Store:
 
 
 class RunLog:
-    """Writes one run, each thing once."""
+    """Writes one run into MLflow. Nothing is logged twice."""
 
     def __init__(self, store: Store, run: "Run") -> None:
         self._store, self._client = store, store.client
@@ -276,7 +276,7 @@ class RunLog:
         self._tags: dict[str, str] = {}
 
     def read_history(self) -> None:
-        """Notes what the run has, so that nothing is logged a second time."""
+        """Reads what the run has, so that nothing is logged a second time."""
         for name in self.run.data.metrics:
             for metric in self._client.get_metric_history(self.run_id, name):
                 self._logged.add((name, metric.step))
@@ -288,7 +288,7 @@ class RunLog:
             self._write(params=missing)
 
     def add_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Queues metrics of a step for the next `send`; those that the run has are left out."""
+        """Queues metrics of a step for the next `send`, without those that the run has."""
         now = int(time.time() * 1000)
         for name, value in metrics.items():
             if (name, step) not in self._logged:
@@ -296,11 +296,11 @@ class RunLog:
                 self._metrics.append((name, value, now, step))
 
     def add_tags(self, tags: Mapping[str, Any]) -> None:
-        """Queues tags for the next `send`; long ones are cut to what MLflow takes."""
+        """Queues tags for the next `send`; a long one is cut to the length that MLflow takes."""
         self._tags |= {key: str(value)[:MOST_TAG] for key, value in tags.items()}
 
     def send(self) -> None:
-        """Writes what is queued, in one transaction: all of an epoch, or nothing."""
+        """Writes everything in the queue in one transaction: an epoch completely, or nothing of it."""
         while self._metrics or self._tags:
             metrics, self._metrics = self._metrics[:MOST_METRICS], self._metrics[MOST_METRICS:]
             tags, self._tags = self._tags, {}
@@ -316,18 +316,18 @@ class RunLog:
         self._write(dataset=data)
 
     def write_text(self, path: str, text: str) -> None:
-        """Writes a text artifact, whole."""
+        """Writes a text artifact, completely or not at all."""
         write_whole(self.folder / path, text)
 
     def end(self, status: str, outcome: str, reason: str | None = None) -> None:
-        """Sends what waits and closes the run: MLflow's status, and the outcome in a word."""
+        """Sends the queue and closes the run, with MLflow's status and the outcome as one word."""
         self.add_tags({STATUS: outcome} | ({REASON: reason} if reason else {}))
         self.send()
         self.upload()
         self._write(status=status, end_time=int(time.time() * 1000))
 
     def upload(self) -> None:
-        """Sends artifacts to the server that keeps them; where they are files, they are there already."""
+        """Sends artifacts to the server, if it keeps them; else they are files in the right place already."""
         if not self._store.keeps_artifacts(self.run) and self.folder.exists():
             self._write(artifacts=str(self.folder))
 
@@ -336,7 +336,7 @@ class RunLog:
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without infinities, which MLflow would turn into the largest float."""
+    """The metrics without infinite ones, which MLflow would turn into the largest float."""
     return {name: value if math.isfinite(value) else math.nan for name, value in metrics.items()}
 
 

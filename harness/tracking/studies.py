@@ -1,4 +1,4 @@
-"""Which study a run belongs to. Commands speak of the newest study of a spec, unless another one is named."""
+"""Which study a run belongs to. Commands use the newest study of a spec, unless another one is named."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ ALL = "all"
 
 
 def number_runs(records: Sequence["RunRecord"]) -> list["RunRecord"]:
-    """The same runs, each with the number of its study in `sweep`: 1 for the first study of the spec.
+    """The same runs, with the number of each one's study in `sweep`: 1 for the first study of the spec.
 
-    A trial belongs to the study that asked for it, and a run of `confirm` to that of the run which it repeats. A
-    run of `train` belongs to the newest study of the same code and data; to none (0) where there is no such one.
+    A trial belongs to its study, and a run of `confirm` to the study of the run that it repeats. A run of `train`
+    belongs to the newest study of the same code and data; if there is none, its number is 0.
     """
     numbers: dict[str, int] = {}
     comparable: dict[str, int] = {}  # code and data -> the newest study of them
@@ -32,7 +32,7 @@ def number_runs(records: Sequence["RunRecord"]) -> list["RunRecord"]:
         if record.study
         else comparable.get(record.comparable, 0)
         if record.comparable
-        else newest  # of an earlier version, which did not note it
+        else newest  # made by an earlier version, which did not note its code and data
         for record in records
         if not record.confirms
     }
@@ -42,9 +42,9 @@ def number_runs(records: Sequence["RunRecord"]) -> list["RunRecord"]:
 
 
 def choose_study(records: Sequence["RunRecord"], study: str | int | None, experiment: str) -> list["RunRecord"]:
-    """The runs of one study: the newest one, that of a number or name (`2`, `small~2`), or of `all`.
+    """The runs of one study: the newest one, or the one that a number or name says (`2`, `small~2`); of all for `all`.
 
-    Raises `HarnessError` where there is no such study.
+    Raises `HarnessError` if there is no such study.
     """
     if str(study) == ALL:
         return list(records)
@@ -53,7 +53,7 @@ def choose_study(records: Sequence["RunRecord"], study: str | int | None, experi
 
 
 def describe_others(records: Sequence["RunRecord"], shown: Sequence["RunRecord"]) -> str:
-    """A sentence on the runs that a list leaves out; empty where it leaves out none."""
+    """A sentence about the runs that a list leaves out; empty if there are none."""
     ids = {record.run_id for record in shown}
     others = [record for record in records if record.run_id not in ids]
     if not others:

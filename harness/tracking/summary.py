@@ -1,4 +1,4 @@
-"""The run `summary` of an experiment: it trains nothing and keeps the report."""
+"""An experiment's run `summary`: it contains the report, and no training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ PAGE = "report.html"
 def keep_report(
     store: Store, experiment: str, page: Path, pictures: Sequence[Path], *, best: str | None, totals: Mapping[str, int]
 ) -> None:
-    """Puts the page and its pictures among the artifacts of the experiment's `summary`; `totals` become its tags.
+    """Saves the page and its pictures as artifacts of the experiment's run `summary`; `totals` become its tags.
 
-    The page is put among those of the run `best` as well. A store that cannot be written keeps nothing.
+    The page is also an artifact of the run `best`. With a read-only store, nothing is saved.
     """
     if store.is_read_only:
         return

@@ -1,4 +1,4 @@
-"""What the machine is doing: CPU, memory and GPUs, under the names that MLflow's pages look for."""
+"""The machine's load (CPU, memory, GPUs), under the metric names that MLflow's pages expect."""
 
 import time
 
@@ -6,22 +6,22 @@ import psutil
 import pynvml
 
 SECONDS = 10.0  # between two samples
-SHORTEST = 0.5  # seconds: below, the CPU's share is noise
+SHORTEST = 0.5  # seconds between two samples: with less, the CPU load is noise
 MEGABYTE = 1e6
 
 
 class SystemSampler:
-    """Samples the machine in passing: a call costs less than a millisecond, and no thread runs."""
+    """Samples the machine when it is called, in less than a millisecond. There is no thread."""
 
     def __init__(self) -> None:
         self._gpus = _find_gpus()
-        psutil.cpu_percent()  # the share is over the time since the last call
+        psutil.cpu_percent()  # it measures the load since the last call
         self._sampled_at = time.monotonic()
         self._last: dict[str, float] = {}
 
     @property
     def is_due(self) -> bool:
-        """Whether the last sample is old enough for another one."""
+        """Whether it is time for another sample."""
         return time.monotonic() - self._sampled_at >= SECONDS
 
     def sample(self) -> dict[str, float]:
@@ -42,7 +42,7 @@ class SystemSampler:
 
 
 def _find_gpus() -> list[object]:
-    """NVIDIA's handles of all GPUs; none where there is no driver, or it lets us see none."""
+    """NVIDIA's handles of all GPUs; none without a driver, or if the driver shows none."""
     try:
         pynvml.nvmlInit()
         return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
@@ -51,7 +51,7 @@ def _find_gpus() -> list[object]:
 
 
 def _gpu_metrics(gpu: object) -> dict[str, float]:
-    """What a GPU can tell: slices of one (MIG) know their memory only."""
+    """A GPU's metrics; a slice of a GPU (MIG) knows only its memory."""
     metrics: dict[str, float] = {}
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)

@@ -11,28 +11,28 @@ SWEEP = "harness.sweep"  # of a trial: the number of its study among those of th
 TRIAL = "harness.trial"  # of a trial: its number in the study
 CONFIRMS = "harness.confirms"  # the id of the run that this one repeats with another seed
 VALUES = "harness.values"  # of `train`: a digest of its values and start, by which an interrupted run is found
-CREATION = "harness.creation"  # tells a run that was made from one whose making went wrong
+CREATION = "harness.creation"  # a random id: finds a run that was made when the server's answer was lost
 STORE = "harness.store"  # the store that made the run: a tracking server may have runs of several
 
 # How it went.
 STATUS = "harness.status"  # running, finished, pruned, diverged, failed or interrupted
 REASON = "harness.reason"  # why it ended as it did
-LOSSES = "harness.losses"  # how often its worker was lost, and how
-NODE = "harness.node"  # the machine of a cluster that it was on
-REUSED = "harness.reused"  # how many of its epochs other runs had trained: none, some or all
+LOSSES = "harness.losses"  # how often it lost its worker, and why
+NODE = "harness.node"  # the machine of a cluster where it was trained last
+REUSED = "harness.reused"  # whether other runs had trained its epochs: none, some or all
 REUSED_FROM = "harness.reused_from"  # those runs
 
-# What it was ranked by. On an experiment: what its runs are ranked by.
+# The objective by which it is ranked; on an experiment: by which its runs are ranked.
 OBJECTIVE = "harness.objective"
 DIRECTION = "harness.direction"  # maximize or minimize
 
-# What fixed its numbers.
+# What determines its numbers.
 RECIPE = "harness.recipe"  # a digest
 BASE_RECIPE = "harness.base_recipe"  # a digest without the hyperparameters
 PRIVATE = "harness.private"  # why no other run shares its epochs, or "no"
 DEVICE = "harness.device"
 PRECISION = "harness.precision"
-STEP = "harness.step"  # how a training step is launched
+STEP = "harness.step"  # how a training step is run: in a CUDA graph, or why not
 THREADS = "harness.threads"
 EPOCHS = "harness.epochs"
 BATCH_SIZE = "harness.batch_size"
@@ -49,7 +49,7 @@ LOOKED = "harness.test_looked"  # of a run: when, and by which command
 
 # Of the run that keeps the report.
 BEST = "harness.best"  # the best run's id, or "none"
-TOTAL = "harness.total."  # followed by what was counted
+TOTAL = "harness.total."  # followed by the name of a total
 
 # MLflow's own, which its client does not set by itself.
 USER = "mlflow.user"
@@ -65,7 +65,7 @@ SHARED_VIEW = "mlflow.sharedViewState."  # of an experiment; followed by the key
 def where(tag: str, value: object) -> str:
     """A filter of MLflow's: the runs whose tag has this value.
 
-    >>> where(KIND, TRAIN_KIND)
-    "tags.\\"harness.kind\\" = 'train'"
+    >>> print(where(KIND, TRAIN_KIND))
+    tags."harness.kind" = 'train'
     """
     return f"tags.\"{tag}\" = '{value}'"

@@ -1,4 +1,4 @@
-"""MLflow's own pages on this machine: a server beside the store, gone when the block ends."""
+"""Shows MLflow's own pages: starts MLflow's server for a store, and stops it in the end."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ from harness.tracking.store import Store
 from harness.tracking.view import links
 
 HOST, PORT = "127.0.0.1", 5000
-ADDRESS = f"http://{HOST}:{PORT}"  # unless the port is taken, or another one is asked for
-MOST_PORTS = 50  # tried, from the one that is asked for
+ADDRESS = f"http://{HOST}:{PORT}"  # the default; another port if this one is taken
+MOST_PORTS = 50  # the most ports to try
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
 ENVIRONMENT = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eleven processes fewer
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # starts eleven fewer processes
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
@@ -36,14 +36,14 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """MLflow's server, as it was started."""
+    """MLflow's server, started by `serving`."""
 
     address: str
     process: subprocess.Popen[bytes]
     log: IO[bytes]
 
     def wait_until_ready(self) -> None:
-        """Waits until it answers; raises `HarnessError` with its last words where it ends instead."""
+        """Waits until it answers. Raises `HarnessError` with its last output if it ends instead."""
         ends = time.monotonic() + START_SECONDS
         while not _answers(f"{self.address}/health"):
             if self.process.poll() is not None or time.monotonic() > ends:
@@ -51,7 +51,7 @@ class Server:
             time.sleep(0.2)
 
     def wait(self) -> None:
-        """Waits until it ends, which it does only when something is wrong."""
+        """Waits until it ends, and raises `HarnessError`: it should not end by itself."""
         self.process.wait()
         raise HarnessError(f"MLflow's server ended:\n{self._last_words()}", exit_code=FAILED)
 
@@ -64,10 +64,10 @@ class Server:
 def show(
     folder: Path, experiment: str | None, *, study: str | int | None = None, port: int, say: Callable[[str], None]
 ) -> None:
-    """Says where MLflow shows an experiment, or all; serves those pages until it is interrupted.
+    """Prints the addresses of MLflow's pages for an experiment, or for all; serves them until it is interrupted.
 
-    Where `MLFLOW_TRACKING_URI` names a server, that one's pages are said, and nothing is started. Raises
-    `HarnessError` where there are no runs, or the server does not start.
+    If `MLFLOW_TRACKING_URI` names a server, it prints that server's addresses and starts nothing. Raises
+    `HarnessError` if there are no runs, or if the server does not start.
     """
     remote = os.environ.get("MLFLOW_TRACKING_URI", "")
     if remote.startswith(("http://", "https://")):
@@ -81,7 +81,7 @@ def show(
     if chosen != port:
         say(f"port {port} is in use; {chosen} is free.")
     say("starting MLflow's pages; that takes a while ...")
-    with serving(folder, chosen) as server:  # it starts while this process loads MLflow
+    with serving(folder, chosen) as server:  # the server starts while this process loads MLflow
         pages = links(Store(folder), server.address, experiment, study=study)
         server.wait_until_ready()
         say(_listed(pages))
@@ -90,10 +90,10 @@ def show(
 
 
 def free_port(wanted: int) -> int:
-    """The wanted port, or the next one that nobody listens on."""
+    """The wanted port, or the next one that is free."""
     for port in range(wanted, min(wanted + MOST_PORTS, 2**16)):
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was used a moment ago is free
             try:
                 probe.bind((HOST, port))
             except OSError:
@@ -104,9 +104,9 @@ def free_port(wanted: int) -> int:
 
 @contextmanager
 def serving(folder: Path, port: int) -> Iterator[Server]:
-    """MLflow's server for a store's folder, inside a `with` block; it takes seconds until it answers.
+    """MLflow's server for a store's folder, for a `with` block. It takes seconds until it answers.
 
-    However the block ends, SIGTERM included, no process stays.
+    No process is left when the block ends, also after SIGTERM.
     """
     artifacts = (folder.absolute() / "artifacts").as_uri()
     command = [
@@ -118,14 +118,14 @@ def serving(folder: Path, port: int) -> Iterator[Server]:
     with tempfile.TemporaryFile() as log, _stopped_by(signal.SIGTERM, signal.SIGHUP):
         process = None
         try:
-            with _held(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as arrived:  # else a process could start unseen
+            with _held(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as arrived:  # else a signal could leave a process
                 process = subprocess.Popen(
                     command,
                     env=kept | ENVIRONMENT,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # a group of its own: Ctrl-C comes here first, and its children end with it
+                    start_new_session=True,  # a process group of its own: `_end` ends it with its children
                 )
             if arrived:
                 raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def _listed(pages: Mapping[str, str]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its children: politely, then not."""
+    """Ends a process and its children: with SIGTERM, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -161,7 +161,7 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
 
 @contextmanager
 def _stopped_by(*numbers: int) -> Iterator[None]:
-    """These signals end the block as Ctrl-C does."""
+    """In the block, these signals have the effect of Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -178,7 +178,7 @@ def _stopped_by(*numbers: int) -> Iterator[None]:
 
 @contextmanager
 def _held(*numbers: int) -> Iterator[list[int]]:
-    """Gathers these signals while the block runs, in place of acting on them."""
+    """Collects these signals during the block, instead of acting on them."""
     arrived: list[int] = []
     before = {number: signal.signal(number, lambda n, _: arrived.append(n)) for number in numbers}
     try:

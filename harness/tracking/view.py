@@ -1,4 +1,4 @@
-"""How MLflow's pages show an experiment: which columns, which order, which charts. MLflow keeps it as a tag."""
+"""How MLflow's pages show an experiment: columns, order and charts. MLflow keeps this in a tag."""
 
 import json
 import uuid
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 KEY = "harness"
-TAG = f"{SHARED_VIEW}{KEY}"  # what MLflow writes when a person shares a view
+TAG = f"{SHARED_VIEW}{KEY}"  # MLflow's own tag for a shared view
 MOST_COMPARED = 20
 
 
 def links(store: Store, address: str, experiment: str | None, *, study: str | int | None = None) -> dict[str, str]:
-    """Addresses of MLflow's pages about a study of an experiment, by what they show; of all where it is None.
+    """Addresses of MLflow's pages for a study of an experiment, by what they show; for all experiments if it is None.
 
-    `study` is as in `tracking.studies`. Sets the experiment's view up to date on the way. Raises `HarnessError` where
-    it has no runs.
+    `study` is as in `tracking.studies`. Also updates the experiment's view. Raises `HarnessError` if it has no runs.
     """
     address = address.rstrip("/")
     if experiment is None:
@@ -42,10 +41,10 @@ def links(store: Store, address: str, experiment: str | None, *, study: str | in
 def build_view(
     params: Sequence[str], metrics: Sequence[str], *, objective: str, direction: str, uid: str
 ) -> dict[str, Any]:
-    """The state of the run list and its charts, as MLflow's page keeps it.
+    """The state of the run list and its charts, in the form of MLflow's page.
 
-    The best run comes first; columns are the outcome and the hyperparameters; the first charts are the
-    hyperparameters against the objective, then curves. `uid` tells the charts of experiments apart.
+    The best run is first. The columns are the outcome and the hyperparameters. The charts show the hyperparameters
+    against the objective, then the curves. `uid` makes the charts' ids differ between experiments.
     """
     outcome = [name for name in (f"best_{objective}", "reused_epochs") if name in metrics]
     curves = [name for name in (objective, "val_loss", "train_loss", "lr") if name in metrics]
@@ -79,7 +78,7 @@ def build_view(
         "compareRunSections": [
             {"uuid": section, "name": "Training", "display": True, "isReordered": False, "isGenerated": False},
         ],
-        "isAccordionReordered": True,  # what is ours stays on top
+        "isAccordionReordered": True,  # our charts stay on top
     }
 
 
@@ -88,7 +87,7 @@ def _objective(experiment: "Experiment") -> str:
 
 
 def _filter(every: Sequence[RunRecord], records: Sequence[RunRecord]) -> str:
-    """MLflow's filter for the trials of the one study that is meant, where there are others; never the summary."""
+    """MLflow's filter for the trials of the chosen study, if there are several; without the run `summary`."""
     meant = {record.study for record in records if record.study}
     if len(meant) == 1 < len({record.study for record in every if record.study}):
         return f"tags.`{STUDY}` = '{meant.pop()}'"
@@ -112,7 +111,7 @@ def _set_view(store: Store, experiment: "Experiment", records: Sequence[RunRecor
 
 
 def _varied(records: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
-    """The params that differ between runs; all where none does."""
+    """The params that differ between runs; all params if none differs."""
     differing = [name for name in names if len({repr(record.params.get(name)) for record in records}) > 1]
     return differing or list(names)
 

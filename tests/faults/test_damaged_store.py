@@ -71,8 +71,8 @@ def test_a_store_that_cannot_be_written_can_be_read(harness: Harness, store: Pat
         (lambda lines: lines[: len(lines) // 2], "and MLflow has the runs of more: trial-0003"),
         (lambda lines: [*lines[:5], b"garbage\n", *lines[5:]], "optuna.log:6: this line is damaged"),
         (lambda lines: [*lines, b"garbage\n"], ": this line is damaged"),
-        (lambda lines: [*lines, b'{"op_code": 99}\n', *lines], "an entry in it is none of Optuna's"),
-        (lambda lines: [*lines, b"5\n"], "an entry in it is none of Optuna's"),
+        (lambda lines: [*lines, b'{"op_code": 99}\n', *lines], "it contains an entry that Optuna does not know"),
+        (lambda lines: [*lines, b"5\n"], "it contains an entry that Optuna does not know"),
     ],
 )
 def test_a_damaged_journal_trains_nothing_twice(

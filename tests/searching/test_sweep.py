@@ -278,7 +278,7 @@ def test_a_run_that_is_deleted_meanwhile_ends_the_sweep_with_a_sentence(
     (tmp_path / HOLD).unlink()
     done = started.wait()
     assert done.code == 1
-    assert done.err.startswith(f"harness: MLflow refused what there was to say of run {runs['trial-0000']}: ")
+    assert done.err.startswith(f"harness: MLflow refused a message about run {runs['trial-0000']}: ")
     assert len(done.err.strip().splitlines()) == 1
     assert client.get_run(runs["trial-0001"]).data.tags["harness.status"] == "interrupted"
 

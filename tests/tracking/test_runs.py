@@ -118,7 +118,7 @@ def test_an_ambiguous_beginning_is_an_error_that_shows_the_candidates(store: Sto
     ids = [record.run_id for experiment in ("up", "down") for record in list_runs(store, experiment)]
     first = next(digit for digit in "0123456789abcdef" if sum(other.startswith(digit) for other in ids) > 1)
     with pytest.raises(
-        HarnessError, match=rf"\d+ run ids begin with '{first}' \({first}.*\); give more of it"
+        HarnessError, match=rf"\d+ run ids begin with '{first}' \({first}.*\); write more of the id"
     ) as error:
         find_run(store, first)
     assert error.value.exit_code == 2
