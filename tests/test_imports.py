@@ -14,11 +14,11 @@ FOUNDATION = {
     *("errors", "faults", "files", "machine", "objects", "demo"),
     *("search", "settings", "experiment", "spec", "__init__"),
 }
-TRACKING = {"tracking", "training.results"}
+TRACKING = {"tracking", "training.results", "training.origin"}
 ALLOWED = {  # a part of the package -> the parts that it may import, beside the foundation and itself
     "data": set(),
     "models": set(),
-    "training": {"data"},
+    "training": {"data", "models"},
     "tracking": set(),
     "results": {"data", "training", "tracking"},
     "workers": {"data", "models", "training"},

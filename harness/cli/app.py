@@ -120,7 +120,27 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN_OR_FILE",
-            help="Go on from a run, or from a .pth.tar file.",
+            help="Go on from a run, or from a checkpoint file of any loop.",
+            show_default=False,
+        ),
+    ] = None,
+    start_epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epoch",
+            metavar="N",
+            min=0,
+            help="How many epochs of the --from file are done.  [default: what the file says]",
+            show_default=False,
+        ),
+    ] = None,
+    start_without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--except",
+            metavar="NAME",
+            help="Leave out the --from file's weights of this name, such as head (training begins anew from the rest), "
+            "or 'optimizer' or 'scheduler'; can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -144,6 +164,8 @@ def train(
             assignments=tuple(assignments or ()),
             epochs=epochs,
             start=start,
+            start_epochs=start_epochs,
+            start_without=tuple(start_without or ()),
             path_budget_bytes=None if path_budget is None else parse_size(path_budget),
             is_demo=demo,
         )

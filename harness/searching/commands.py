@@ -26,6 +26,7 @@ from harness.searching.requests import (
 from harness.searching.task import Task
 from harness.tracking.store import Store
 from harness.tracking.tags import CONFIRM, TRAIN_KIND
+from harness.training.origin import Origin
 from harness.workers.border import Workers
 from harness.workers.local import LocalWorkers
 
@@ -89,7 +90,7 @@ def train(options: Options) -> str:
         try:
             screen.say(device_line(plan.report))
             if plan.report.start_note is not None:
-                screen.say(f"  begins with {start}: {plan.report.start_note}")
+                screen.say(f"  begins with {start.path if start else ''}: {plan.report.start_note}")
             store = Store(options.store, create=True, say=screen.say)
             remove_abandoned(store.folder)
             is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
@@ -182,19 +183,25 @@ def _repeat(
             screen.close()
 
 
-def _find_start(options: Options) -> tuple[dict[str, Any], Path | None]:
+def _find_start(options: Options) -> tuple[dict[str, Any], Origin | None]:
     """What `--from` names: the params of a run and its last checkpoint, or the checkpoint file alone."""
     if options.start is None:
+        if options.start_epochs is not None or options.start_without:
+            raise HarnessError("--epoch and --except say what is taken of a checkpoint: they need --from.")
         return {}, None
+
+    def origin(path: Path) -> Origin:
+        return Origin(path=path, epochs=options.start_epochs, without=options.start_without)
+
     if Path(options.start).exists():
-        return {}, Path(options.start)
+        return {}, origin(Path(options.start))
     if "/" in options.start or Path(options.start).suffix:
         raise HarnessError(f"--from {options.start}: there is no such file.")
     from harness.tracking.runs import find_run, typed_params
 
     store = Store(options.store)
     run = find_run(store, options.start, options.name)
-    return typed_params(run), store.artifact(run, "checkpoints/last.pth.tar")
+    return typed_params(run), origin(store.artifact(run, "checkpoints/last.pth.tar"))
 
 
 @contextmanager

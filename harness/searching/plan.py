@@ -14,6 +14,7 @@ from harness.search import Hyperparameter
 from harness.settings import check_setting, of_a_run, of_a_study
 from harness.spec import Description, experiment_name
 from harness.tracking.making import DATABASE, draft_database
+from harness.training.origin import Origin
 from harness.workers.border import Workers, ask_worker
 from harness.workers.messages import Describe, Preflight, PreflightReport
 
@@ -38,6 +39,8 @@ class Options:
     is_fresh: bool = False
     is_dry_run: bool = False
     start: str | None = None
+    start_epochs: int | None = None  # that are done
+    start_without: tuple[str, ...] = ()
     ray: str | None = None  # the address of a cluster; None: this machine
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
@@ -78,7 +81,7 @@ def make_plan(
     *,
     is_sweep: bool,
     params: Mapping[str, Any] | None = None,
-    start: Path | None = None,
+    start: Origin | None = None,
 ) -> tuple[Plan, int]:
     """Loads and checks a spec in a worker. Nothing has been written to the store when this returns."""
     first = _start_beside_imports(workers)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.files import file_digest
 from harness.machine import DEFAULT_ADDRESS_BUDGET, default_path_budget
 from harness.searching.lock import is_held
 from harness.searching.plan import Options, Plan
@@ -32,6 +31,7 @@ from harness.tracking.tags import (
     VALUES,
     where,
 )
+from harness.training.origin import Origin
 from harness.workers.messages import Train
 
 
@@ -96,9 +96,9 @@ def find_or_create_run(
     return store.create_run(experiment_id, f"{kind}-{len(earlier) + 1:04d}", params=params, tags=tags)
 
 
-def train_identity(plan: Plan, start: Path | None) -> dict[str, str]:
+def train_identity(plan: Plan, start: Origin | None) -> dict[str, str]:
     """The tags by which an interrupted `train` is found again: its values, its recipe and its start."""
-    digest = file_digest(start) if start else ""
+    digest = start.digest() if start else ""
     key = json.dumps([of_a_run(plan.defaults), plan.report.recipe_digest, digest], sort_keys=True, default=repr)
     return {VALUES: hashlib.sha256(key.encode()).hexdigest()[:16]}
 

@@ -244,7 +244,7 @@ def step_scheduler(scheduler: Any, metrics: Mapping[str, float], monitor: str) -
     with warnings.catch_warnings():
         # Torch warns where a scheduler steps before its optimizer: a path that is replayed has no steps.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        if _asks_for_metric(scheduler):
+        if asks_for_metric(scheduler):
             scheduler.step(metrics[monitor])
         else:
             scheduler.step()
@@ -295,7 +295,8 @@ def calling(spec: Spec, what: str, exit_code: int = USAGE) -> Iterator[None]:
         raise UserCodeError(message, trace=user_trace(error), exit_code=exit_code) from error
 
 
-def _asks_for_metric(scheduler: Any) -> bool:
+def asks_for_metric(scheduler: Any) -> bool:
+    """Whether a scheduler's `step` needs a metric, as ReduceLROnPlateau's does."""
     parameters = inspect.signature(scheduler.step).parameters.values()
     return any(
         parameter.default is parameter.empty

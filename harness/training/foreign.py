@@ -1,37 +1,140 @@
 """Checkpoints of other people's loops: what of them a run can begin with."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.training.checkpoint import read_torch_file
+from harness.models.weightfile import read_weight_file
+from harness.models.weights import Found, find_weights
 
-_WEIGHTS = ("state_dict", "model_state_dict", "model", "estado_diccionario")
-_OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizador")
+OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizador", "optim", "optimizer_state", "optimizer_states", "opt")
+SCHEDULERS = (
+    *("scheduler", "lr_scheduler", "scheduler_state_dict", "lr_scheduler_state_dict", "sched", "lr_schedulers"),
+    *("scheduler_state", "planificador"),
+)
+EPOCHS = ("epoch", "epoca", "época", "epochs", "current_epoch")
+NEXT_EPOCHS = ("start_epoch", "next_epoch")
+OF_THE_IMAGENET_EXAMPLE = ("best_acc1", "best_prec1")  # who keeps these saves the epoch that comes next
+Progress = tuple[int | None, str]  # how many epochs are done, None where the file does not say; and why
 
 
-def load_foreign_checkpoint(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """What was found in a checkpoint. `epochs` are done; None where the file does not say."""
+
+    weights: Found
+    optimizer: Mapping[str, Any] | None
+    scheduler: Mapping[str, Any] | None
+    epochs: int | None
+    why: str  # that many epochs are done
+    node: str | None  # the epoch's name in the path tree, where the checkpoint is ours
+    whole: Mapping[str, Any]
+
+
+def load_foreign_checkpoint(path: Path, *, epochs: int | None = None, without: Iterable[str] = ()) -> Foreign:
     """Weights, and optimizer, scheduler and epoch where there are any, of any common checkpoint.
 
-    Returns a dict with `state_dict`, `optimizer`, `scheduler` (dict or None), `epoch` (the last one that
-    was trained, or None) and `node` (its name in the path tree, where the checkpoint is ours).
+    `epochs` says how many are done, in place of what the file says; `without` may hold "optimizer" and "scheduler".
+    Raises `HarnessError` where the file is no checkpoint, or holds what cannot be understood.
     """
-    loaded = read_torch_file(path)
-    if not isinstance(loaded, dict):
-        raise HarnessError(f"{path} holds a {type(loaded).__name__}, not a dict with a state_dict.")
-    weights = next((loaded[key] for key in _WEIGHTS if isinstance(loaded.get(key), dict)), None)
-    if weights is None and loaded and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        weights = loaded
-    if weights is None:
-        raise HarnessError(f"{path} has no weights: expected one of the keys {', '.join(_WEIGHTS)}.")
-    optimizer = next((loaded[key] for key in _OPTIMIZERS if isinstance(loaded.get(key), dict)), None)
-    epoch = loaded.get("epoch", loaded.get("epoca"))
-    return {
-        "state_dict": {key.removeprefix("module."): value for key, value in weights.items()},
-        "optimizer": optimizer,
-        "scheduler": loaded.get("scheduler") if isinstance(loaded.get("scheduler"), dict) else None,
-        "epoch": epoch if isinstance(epoch, int) else None,
-        "node": loaded["node"] if isinstance(loaded.get("node"), str) else None,
-    }
+    loaded = read_weight_file(path)
+    weights = find_weights(loaded, path)
+    if not isinstance(loaded, Mapping) or not weights.key:
+        loaded = {}
+    optimizer = None if "optimizer" in without else _find_state(loaded, OPTIMIZERS)
+    if optimizer is not None:
+        _check_groups(optimizer, path)
+    scheduler = None if {"scheduler", "optimizer"} & set(without) else _find_state(loaded, SCHEDULERS)
+    done, why = _count_epochs(loaded, scheduler, path) if epochs is None else (epochs, "as --epoch says")
+    node = loaded.get("node")
+    return Foreign(
+        weights=weights,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        epochs=done,
+        why=why,
+        node=node if isinstance(node, str) else None,
+        whole=loaded,
+    )
+
+
+def _find_state(loaded: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any] | None:
+    """The state under one of these keys: a dict, or the only one of a list."""
+    for key in keys:
+        value = loaded.get(key)
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, Mapping) and value:
+            return value
+    return None
+
+
+def _check_groups(optimizer: Mapping[str, Any], path: Path) -> None:
+    groups = optimizer.get("param_groups")
+    is_list = isinstance(groups, list | tuple) and len(groups) > 0
+    if is_list and all(isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups or ()):
+        if isinstance(optimizer.get("state", {}), Mapping):
+            return
+    raise HarnessError(
+        f"{path}: what it holds as the optimizer is no optimizer's state_dict(). To begin with the weights alone: "
+        "--except optimizer"
+    )
+
+
+def _count_epochs(loaded: Mapping[str, Any], scheduler: Mapping[str, Any] | None, path: Path) -> Progress:
+    """How many epochs a checkpoint has behind it. Loops count from 0 or from 1, and save the last or the next one.
+
+    A scheduler that steps every epoch knows it; so do the habits of well-known loops. Else the epoch counts from 0.
+    """
+    exact = _of_lightning(loaded)
+    if exact is not None:
+        return exact, "as Lightning counts them"
+    for key in NEXT_EPOCHS:
+        if key in loaded:
+            return _whole(loaded[key], key, path), f"its {key} is the next one, counted from 0"
+    known = [key for key in EPOCHS if _is_number(loaded.get(key))]
+    if not known:
+        return None, ""
+    key = known[0]
+    epoch = _whole(loaded[key], key, path)
+    steps = scheduler.get("last_epoch") if scheduler is not None else None
+    if any(name in loaded for name in OF_THE_IMAGENET_EXAMPLE):
+        return epoch, f"its {key} {epoch} is the next one, counted from 0, as in PyTorch's ImageNet example"
+    if steps == epoch and not isinstance(loaded.get("node"), str) and epoch > 0:
+        return epoch, f"its {key} is {epoch}, and its scheduler made as many steps"
+    return epoch + 1, f"its {key} {epoch} counts from 0"
+
+
+def _of_lightning(loaded: Mapping[str, Any]) -> int | None:
+    """The epochs that Lightning's own counters call completed."""
+    value: Any = loaded
+    for key in ("loops", "fit_loop", "epoch_progress", "current"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping):
+        return None
+    # A checkpoint within the hook at an epoch's end is written before that epoch counts as completed.
+    counts = [value.get(name) for name in ("completed", "processed")]
+    known = [count for count in counts if isinstance(count, int)]
+    return max(known) if known else None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def _whole(value: Any, key: str, path: Path) -> int:
+    """An epoch as people save it: a number, a tensor of one number, or its text."""
+    number = value.item() if isinstance(value, Tensor) else value
+    try:
+        found = int(number)
+        if found == float(number) and found >= 0:
+            return found
+    except (ValueError, OverflowError):
+        pass
+    raise HarnessError(f"{path}: its {key} is {number!r}, no count of epochs; say how many are done: --epoch N")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.files import file_digest
 from harness.settings import IN_EVERY_RECIPE
 from harness.training.build import Built, Siblings, calling, rebuild, recipe_of, step_scheduler
 from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
 from harness.training.fits import Unfit
 from harness.training.loop import evaluate, train_epoch
+from harness.training.origin import Origin
 from harness.training.remote import open_tree
 from harness.training.results import EpochResult
 from harness.training.start import begin_from, read_start
@@ -47,7 +47,7 @@ class Walk:
         paths: Path | str,
         budget_bytes: int,
         checkpoints: Path,
-        start: Path | None = None,
+        start: Origin | None = None,
         is_demo: bool = False,
     ) -> None:
         self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
@@ -60,7 +60,7 @@ class Walk:
         self._start = None if start is None else self._load_start(start)
         if start is not None and self._start is not None:
             self.tree.close()
-            self.recipe = recipe_of(built, run_id=run_id, start=file_digest(start)[:16])
+            self.recipe = recipe_of(built, run_id=run_id, start=start.digest())
             self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self.first_epoch = 0
         self._note: str | None = None
@@ -123,9 +123,9 @@ class Walk:
     def _tip(self) -> str:
         return self._steps[-1].node.name if self._steps else self.tree.root
 
-    def _load_start(self, path: Path) -> dict[str, Any] | None:
+    def _load_start(self, origin: Origin) -> dict[str, Any] | None:
         """The checkpoint to begin with; None where this run's own path, as far as it is known, leads there."""
-        start = read_start(path, epochs=self.built.experiment.epochs)
+        start = read_start(origin, self.built)
         knobs, scheduler = read_knobs(self.built.optimizer), self._scheduler_state()
         tip = self.tree.root
         for _ in range(0 if start["epoch"] is None else start["epoch"] + 1):

@@ -2,14 +2,17 @@
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from harness.errors import HarnessError
-from harness.training.build import Built, calling
+from harness.models.weights import fit_weights
+from harness.training.build import Built, asks_for_metric, calling, step_scheduler
+from harness.training.fits import Unfit, check_optimizer
 from harness.training.foreign import load_foreign_checkpoint
+from harness.training.origin import Origin
 from harness.training.state import restore
 
 _PROGRESS = (
@@ -18,53 +21,124 @@ _PROGRESS = (
     *("T_cur", "T_i"),  # CosineAnnealingWarmRestarts
 )
 _OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}  # what they leave in a group
+_OF_ALL = set(vars(LRScheduler)) | {  # what any scheduler keeps, in one version of torch or another
+    *("base_lrs", "last_epoch", "verbose", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
+}
 
 
-def read_start(path: Path, *, epochs: int) -> dict[str, Any]:
-    """The checkpoint that a run of so many epochs in all begins with; raises `HarnessError` where it cannot."""
-    start = load_foreign_checkpoint(path)
-    done = 0 if start["epoch"] is None else start["epoch"] + 1
-    if done >= epochs:
-        raise HarnessError(f"{path} has {done} epochs already; say how many in all, such as --epochs {done + 20}.")
-    return start
+def read_start(origin: Origin, built: Built) -> dict[str, Any]:
+    """The checkpoint that a run begins with, as far as it is taken; raises `HarnessError` where it does not fit.
+
+    Gives `state_dict` (under the names of the built model, and whole), `optimizer` and `scheduler` (or None),
+    `epoch` (the last one that was trained, counted from 0, or None), `node` and `notes`: what was taken, in words.
+    """
+    where = str(built.spec.path)
+    found = load_foreign_checkpoint(origin.path, epochs=origin.epochs, without=origin.without)
+    without = set(origin.without) - {"optimizer", "scheduler"}
+    fitted = fit_weights(found.weights, built.model, without, path=origin.path, where=where)
+    is_whole = not fitted.excepted  # else it is another task: training begins anew, from these weights
+    optimizer = found.optimizer if is_whole else None
+    if optimizer is not None:
+        _check_optimizer(built, optimizer)
+    done = found.epochs if is_whole or origin.epochs is not None else None
+    if (done or 0) >= built.experiment.epochs:
+        total = (done or 0) + 20
+        raise HarnessError(f"{origin.path} has {done} epochs already; say how many in all, such as --epochs {total}.")
+    parts = "weights and optimizer" if optimizer is not None else "weights"
+    notes = [parts, *found.weights.notes, *fitted.notes]
+    if done is not None:
+        notes.append(f"{found.why}, so that {done} are done")
+    scheduler = found.scheduler if is_whole else None
+    if scheduler is not None and origin.epochs is not None and built.experiment.scheduler_step == "epoch":
+        steps = scheduler.get("last_epoch")
+        if steps != origin.epochs:
+            scheduler = None
+            notes.append(f"not its scheduler, which made {steps} steps")
+    return {
+        "state_dict": fitted.weights,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "epoch": None if not done else done - 1,
+        "node": found.node if is_whole and origin.epochs is None else None,
+        "notes": notes,
+    }
 
 
 def begin_from(built: Built, start: dict[str, Any]) -> int:
-    """Loads a checkpoint into what is built, as far as it has the parts; the epoch to go on with."""
+    """Loads what `read_start` gave into what is built; the epoch to go on with. What it did is added to `notes`."""
+    done = 0 if start["epoch"] is None else start["epoch"] + 1
     try:
         built.model.load_state_dict(start["state_dict"])
     except RuntimeError as error:
         first = str(error).split("\n\t")[1:2] or [str(error)]
         raise HarnessError(f"{built.spec.path}: the checkpoint does not fit model(): {first[0]}") from None
     if start["optimizer"] is not None:
-        _check_optimizer(built, start["optimizer"])
         with calling(built.spec, "loading the checkpoint's optimizer into optimizer()"):
             restore(built.model, built.optimizer, start)
-    if start["scheduler"] is not None and built.scheduler is not None:
-        with calling(built.spec, "loading the checkpoint's scheduler into scheduler()"):
-            built.scheduler.load_state_dict(_progress(built.scheduler.state_dict(), start["scheduler"]))
-        if start["optimizer"] is not None:
-            saved = start["optimizer"]["param_groups"]
-            for group, options in zip(built.optimizer.param_groups, saved, strict=True):
-                group["lr"] = options["lr"]
-    return 0 if start["epoch"] is None else start["epoch"] + 1
+    with calling(built.spec, "bringing scheduler() to where the checkpoint was"):
+        start["notes"].append(_bring_rates(built, start, done))
+    return done
+
+
+def _bring_rates(built: Built, start: Mapping[str, Any], done: int) -> str:
+    """Brings the scheduler and the learning rate to the end of `done` epochs, as well as is known; says how."""
+    groups = built.optimizer.param_groups
+    own, saved = start["scheduler"], start["optimizer"]
+    theirs = [group.get("lr") for group in saved["param_groups"]] if saved is not None else []
+    how = ""
+    if built.scheduler is None:
+        how = _take_rates(groups, theirs) if done else ""
+    elif own is not None and _is_same_kind(built.scheduler.state_dict(), own):
+        built.scheduler.load_state_dict(_progress(built.scheduler.state_dict(), own))
+        _take_rates(groups, theirs or list(own.get("_last_lr") or ()))
+        how = "scheduler as in the file"
+    elif done and built.experiment.scheduler_step == "epoch" and asks_for_metric(built.scheduler):
+        how = f"the scheduler begins anew{', for the file has none of its kind'}; {_take_rates(groups, theirs)}"
+    elif done:
+        steps = 1 if built.experiment.scheduler_step == "epoch" else built.data.steps(built.experiment.batch_size)
+        for _ in range(done * steps):
+            step_scheduler(built.scheduler, {}, built.experiment.monitor)
+        how = f"scheduler moved on by {done} epochs"
+    rates = ", ".join(f"{group['lr']:g}" for group in groups[:4])
+    others = [rate for group, rate in zip(groups, theirs, strict=False) if rate is not None and rate != group["lr"]]
+    other = f" (the file's was {others[0]:g})" if others else ""
+    return f"{how}{'; ' if how else ''}{'goes on' if done else 'begins'} with learning rate {rates}{other}"
+
+
+def _take_rates(groups: list[dict[str, Any]], rates: list[Any]) -> str:
+    """Gives each group the learning rate of the file's, where it has one for each."""
+    if len(rates) != len(groups) or not all(isinstance(rate, int | float) or hasattr(rate, "item") for rate in rates):
+        return "the file has no learning rate"
+    for group, rate in zip(groups, rates, strict=True):
+        if hasattr(group["lr"], "fill_"):
+            group["lr"].fill_(float(rate))
+        else:
+            group["lr"] = float(rate)
+    return "learning rate as in the file"
 
 
 def _check_optimizer(built: Built, saved: Mapping[str, Any]) -> None:
     """Raises `HarnessError` for the state of an optimizer of another kind, or over other parameters."""
+    way_out = "To begin with the weights alone: --except optimizer"
     ours, theirs = _sizes(built.optimizer.state_dict()), _sizes(saved)
     if ours != theirs:
         raise HarnessError(
             f"{built.spec.path}: the checkpoint's optimizer has groups of {theirs} parameters, "
-            f"optimizer() has groups of {ours}."
+            f"optimizer() has groups of {ours}. {way_out}"
         )
     options = set(saved["param_groups"][0]) - _OF_SCHEDULERS - {"params", "param_names"}
     lacking, strange = _names(built.optimizer) - options, options - _names(built.optimizer)
     if lacking and strange:  # a newer torch has options more, and an older one less: not both
         raise HarnessError(
             f"{built.spec.path}: the checkpoint's optimizer is of another kind: it has {', '.join(sorted(strange))}; "
-            f"optimizer() has {', '.join(sorted(lacking))}. Save the weights alone to begin with those."
+            f"optimizer() has {', '.join(sorted(lacking))}. {way_out}"
         )
+    try:
+        check_optimizer(built.optimizer, saved)
+    except Unfit as error:
+        reason = str(error).removeprefix("the saved state does not fit: ")
+        where = f"{built.spec.path}: the checkpoint's optimizer does not fit optimizer()"
+        raise HarnessError(f"{where}: {reason} {way_out}") from None
 
 
 def _sizes(state: Mapping[str, Any]) -> list[int]:
@@ -75,7 +149,14 @@ def _names(optimizer: Optimizer) -> set[str]:
     return set(optimizer.defaults)
 
 
-def _progress(present: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+def _is_same_kind(present: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether a saved scheduler has all that is peculiar to this run's."""
+    if "_schedulers" in present and len(saved.get("_schedulers") or ()) != len(present["_schedulers"]):
+        return False
+    return set(present) - _OF_ALL <= set(saved)
+
+
+def _progress(present: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler's state, as far as the saved one had come; its options stay: they are this run's hyperparameters."""
     merged = present | {name: saved[name] for name in _PROGRESS if name in saved and name in present}
     if "_schedulers" in present and "_schedulers" in saved:

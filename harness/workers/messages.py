@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.spec import Description
+from harness.training.origin import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Preflight:
     searched: tuple[str, ...]  # hyperparameters that the sweep will vary
     device: str
     is_demo: bool
-    start: Path | None = None  # a checkpoint to begin with
+    start: Origin | None = None  # a checkpoint to begin with
     paths: str | None = None  # the address of the tree of epochs, where it has one
 
 
@@ -62,7 +63,7 @@ class Train:
     paths: Path | str  # of the tree of epochs: a folder or an address
     budget_bytes: int
     checkpoints: Path | None  # a folder that the driver sees; None: they are sent to it at the end
-    start: Path | None = None
+    start: Origin | None = None
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
     code: dict[str, str] | None = None  # digests of the spec's parts when the command began: no other is trained
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`

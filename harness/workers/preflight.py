@@ -43,13 +43,10 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
     state_bytes = _pass_through(built)
     start_note = None
     if request.start is not None:
-        start = read_start(request.start, epochs=built.experiment.epochs)
-        done = begin_from(build_with(request.values), start)
-        what = "weights" if start["optimizer"] is None else "weights and optimizer"
-        counted = (
-            "" if start["epoch"] is None else f"; its epoch {start['epoch']} counts from 0, so that {done} are done"
-        )
-        start_note = f"{what}{counted}"
+        begun = build_with(request.values)
+        start = read_start(request.start, begun)
+        begin_from(begun, start)
+        start_note = "; ".join(start["notes"])
     data = built.data
     experiment = built.experiment
     recipe = recipe_of(built, run_id="")

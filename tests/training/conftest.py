@@ -11,6 +11,7 @@ import torch
 from harness.spec import load_spec
 from harness.training.build import Built, DataCache, build
 from harness.training.device import make_deterministic
+from harness.training.origin import Origin
 from harness.training.results import EpochResult
 from harness.training.run import Walk
 from harness.training.state import same_bits
@@ -125,7 +126,7 @@ def walk(tmp_path: Path, make: Callable[..., Built]) -> Callable[..., Walked]:
         *,
         stop: int | None = None,
         run_id: str | None = None,
-        start: Path | None = None,
+        start: Path | Origin | None = None,
         budget_bytes: int = 10**9,
         **values: Any,
     ) -> Walked:
@@ -133,7 +134,8 @@ def walk(tmp_path: Path, make: Callable[..., Built]) -> Callable[..., Walked]:
         checkpoints = tmp_path / "checkpoints" / run_id
         run = Walk(
             make(path, **values), run_id=run_id, paths=tmp_path / paths, budget_bytes=budget_bytes,
-            checkpoints=checkpoints, start=start,
+            checkpoints=checkpoints,
+            start=Origin(path=start) if isinstance(start, Path) else start,
         )  # fmt: skip
         results = []
         try:

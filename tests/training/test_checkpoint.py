@@ -16,7 +16,6 @@ from harness.errors import HarnessError
 from harness.files import write_whole
 from harness.training.checkpoint import load_checkpoint, pack, plain
 from harness.training.device import seed_all
-from harness.training.foreign import load_foreign_checkpoint
 
 READ = """
 import sys, torch
@@ -131,42 +130,9 @@ class Runs:
 @pytest.mark.parametrize("zipped", (True, False))
 def test_objects_are_refused_and_not_run(tmp_path: Path, value: Any, zipped: bool) -> None:
     torch.save(value, tmp_path / "model.pth", _use_new_zipfile_serialization=zipped)
-    for load in (load_checkpoint, load_foreign_checkpoint):
-        with pytest.raises(HarnessError, match=r"holds Python objects, .* Save its state_dict\(\) instead."):
-            load(tmp_path / "model.pth")
+    with pytest.raises(HarnessError, match=r"holds Python objects, .* Save its state_dict\(\) instead."):
+        load_checkpoint(tmp_path / "model.pth")
     assert not Path("/tmp/it-ran").exists()
-
-
-WEIGHTS = {"weight": torch.ones(2, 2)}
-
-
-@pytest.mark.parametrize(("saved", "epoch", "has_optimizer"), [
-    ({"state_dict": WEIGHTS, "optimizer": {"state": {}}, "epoch": 4}, 4, True),
-    ({"model_state_dict": WEIGHTS, "optimizer_state_dict": {"state": {}}, "epoch": 4, "loss": 0.1}, 4, True),
-    ({"estado_diccionario": WEIGHTS, "optimizador": {"state": {}}, "epoca": 7}, 7, True),
-    ({"model": WEIGHTS}, None, False),
-    (WEIGHTS, None, False),
-    ({"module.weight": WEIGHTS["weight"]}, None, False),
-    ({"state_dict": {"module.weight": WEIGHTS["weight"]}, "epoch": "last", "node": 3}, None, False),
-])  # fmt: skip
-@pytest.mark.parametrize("zipped", (True, False))
-def test_checkpoints_of_other_loops_are_read(
-    tmp_path: Path, saved: Any, epoch: int | None, has_optimizer: bool, zipped: bool
-) -> None:
-    torch.save(saved, tmp_path / "theirs.pth", _use_new_zipfile_serialization=zipped)
-    read = load_foreign_checkpoint(tmp_path / "theirs.pth")
-    assert list(read["state_dict"]) == ["weight"]
-    assert torch.equal(read["state_dict"]["weight"], WEIGHTS["weight"])
-    assert (read["epoch"], read["optimizer"] is not None, read["node"]) == (epoch, has_optimizer, None)
-
-
-def test_a_file_without_weights_says_what_was_expected(tmp_path: Path) -> None:
-    torch.save({"epoch": 3}, tmp_path / "theirs.pth")
-    with pytest.raises(HarnessError, match="has no weights: expected one of the keys state_dict, model_state_dict"):
-        load_foreign_checkpoint(tmp_path / "theirs.pth")
-    torch.save(3, tmp_path / "theirs.pth")
-    with pytest.raises(HarnessError, match="holds a int, not a dict"):
-        load_foreign_checkpoint(tmp_path / "theirs.pth")
 
 
 def test_plain_values_are_what_every_torch_reads() -> None:
