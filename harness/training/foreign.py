@@ -30,7 +30,7 @@ class Foreign:
     optimizer: Mapping[str, Any] | None
     scheduler: Mapping[str, Any] | None
     epochs: int | None
-    why: str  # that many epochs are done
+    why: str  # so many
     node: str | None  # the epoch's name in the path tree, where the checkpoint is ours
     whole: Mapping[str, Any]
 

@@ -47,7 +47,7 @@ def read_start(origin: Origin, built: Built) -> dict[str, Any]:
     parts = "weights and optimizer" if optimizer is not None else "weights"
     notes = [parts, *found.weights.notes, *fitted.notes]
     if done is not None:
-        notes.append(f"{found.why}, so that {done} are done")
+        notes.append(f"{done} epochs are done ({found.why})")
     scheduler = found.scheduler if is_whole else None
     if scheduler is not None and origin.epochs is not None and built.experiment.scheduler_step == "epoch":
         steps = scheduler.get("last_epoch")
