@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend, and the suggestion that goes with it."""
+"""The exception for mistakes that a user can fix, and the suggestion in its message."""
 
 import difflib
 import os
@@ -13,10 +13,9 @@ INTERRUPTED = 130
 
 
 class HarnessError(Exception):
-    """Says in one or two plain sentences what is wrong, where, and what to do.
+    """An error of the user. Its message says in one or two sentences what is wrong, where, and what to do.
 
-    `exit_code` is what the command line ends with: 2 where the command or the spec is wrong,
-    1 where the work itself failed.
+    `exit_code` is the exit code of the command: 2 if the command or the spec is wrong, 1 if the work failed.
     """
 
     def __init__(self, message: str, *, exit_code: int = USAGE) -> None:
@@ -32,7 +31,7 @@ def _restore(message: str, exit_code: int) -> HarnessError:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A suggestion to append to an error, or the empty string where nothing is close.
+    """A suggestion to append to an error; empty if no option is similar.
 
     >>> did_you_mean("batchsize", ["batch_size", "epochs"])
     " Did you mean 'batch_size'?"
@@ -57,7 +56,7 @@ def _restore_user(message: str, trace: str, exit_code: int) -> UserCodeError:
 
 
 def user_trace(error: BaseException) -> str:
-    """The traceback of `error` without the frames of this package that led to the user's code."""
+    """The traceback of `error`, from the first frame in the user's code on."""
     frames = traceback.extract_tb(error.__traceback__)
     own = str(Path(__file__).parent) + os.sep
     first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(own)), 0)

@@ -1,4 +1,4 @@
-"""What fails beneath this package, in a sentence: disks, permissions, quotas, processes, databases, libraries."""
+"""Explains in a sentence what failed outside this package: disks, permissions, quotas, databases, libraries."""
 
 import errno
 import os
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from harness.errors import without_login
 
-KEPT = "Everything trained so far is kept; once that is mended, the same command goes on."
-SCARCE = (  # what a machine runs out of; libraries tell it in words as well
+KEPT = "Everything trained so far is kept; once that is fixed, the same command goes on."
+SCARCE = (  # a machine lacks something; libraries also say these in words
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOLCK),
     *(errno.EIO, errno.EROFS, errno.ESTALE),
 )
@@ -19,7 +19,7 @@ MACHINE = frozenset(
         *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO),
     )
 )
-LIBRARIES = {  # whose exceptions are no bugs of ours, by the package that defines them
+LIBRARIES = {  # whose exceptions are not bugs of this package, by the package that defines them
     "sqlite3": "the store's database",
     "sqlalchemy": "the store's database",
     "alembic": "the store's database",
@@ -36,9 +36,9 @@ IN_WORDS = {  # of errors without a number
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """What failed in the machine, where an exception comes from that: `PATH: No space left on device`.
+    """What failed in the machine, such as `PATH: No space left on device`; None if an exception has another cause.
 
-    An exception that was raised from another one is looked through: a user's `data()` may have met the fault.
+    The causes of an exception are searched too: a user's `data()` may have raised it from another one.
     """
     for found in _causes(error):
         if isinstance(found, OSError) and found.errno in MACHINE:
@@ -64,7 +64,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain(error: BaseException) -> str | None:
-    """A sentence for what the machine or a library has to say; None for what is a bug of this package."""
+    """A sentence about an error of the machine or of a library; None for a bug of this package."""
     fault = machine_fault(error)
     if fault is not None:
         return f"{fault}. {KEPT}"
@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str | None:
         return f"{where}{error.strerror or _first_line(error)}."
     if isinstance(error, MemoryError) or any(name == "torch.OutOfMemoryError" for name in _kinds(error)):
         return "out of memory: close other programs, or give this one more (ulimit -v, the container's limit)."
-    if "(sqlite3." in str(error):  # also in MLflow's words
+    if "(sqlite3." in str(error):  # MLflow quotes it
         return f"the store's database: {_first_line(error).rstrip('.')}. {KEPT}"
     for kind in _kinds(error):
         known = LIBRARIES.get(kind.partition(".")[0])

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: temporary file, fsync, rename, fsync of the folder."""
+"""Writes files completely or not at all: temporary file, fsync, rename, fsync of the folder."""
 
 import hashlib
 import os
@@ -20,9 +20,9 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path; what was written there takes the place of `path` when the block ends well.
+    """Gives a temporary path. The file there replaces `path` when the block ends without an exception.
 
-    A reader, even after a power loss, finds the old content or the new one.
+    A reader finds the old content or the new one, also after a power loss.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -32,7 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # report the first error
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # such as of a write to a full disk
             error.filename = str(path)
@@ -41,13 +41,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file completely or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def link_whole(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, by a hard link where the file system has them."""
+    """Makes `target` a hard link to `source`; a copy if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(target)
     try:
@@ -61,7 +61,7 @@ def link_whole(source: Path, target: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again, by the XDG base directory specification."""
+    """The user's folder for files that can be made again, by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness"
 
 
@@ -76,7 +76,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Gives an empty folder that is there for as long as the block runs."""
+    """Gives an empty folder, which is deleted after the block."""
     folder = _temporary(parent / "scratch")
     folder.mkdir(parents=True)
     try:
@@ -86,7 +86,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Removes the temporary files and folders of processes of this machine that died before they could."""
+    """Removes the temporary files and folders of processes of this machine that have died."""
     for path in list(folder.rglob(f".*{SUFFIX}")):
         _, host, pid, _ = path.name.rsplit("~", 3) if path.name.count("~") >= 3 else ("", "", "", "")
         if host == socket.gethostname() and not _is_alive(int(pid)):
@@ -97,7 +97,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A hidden name beside the file that tells who writes it."""
+    """A hidden name beside the file, with the host and the process that writes it."""
     return path.parent / f".{path.name}~{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex[:8]}{SUFFIX}"
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 GIGABYTE = 10**9
-DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # of states, where no disk of this machine sets the limit
+DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # for states at an address, whose free space is not known
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # names of glibc's mallopt(3)
 
 
@@ -26,7 +26,7 @@ def count_cores() -> int:
 
 
 def find_gpus() -> list[str]:
-    """The NVIDIA GPUs of this machine that are of one kind, as `CUDA_VISIBLE_DEVICES` names them; without torch."""
+    """The NVIDIA GPUs of this machine, of one kind, as `CUDA_VISIBLE_DEVICES` names them; without torch."""
     import pynvml
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -36,7 +36,9 @@ def find_gpus() -> list[str]:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         kinds = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-        names = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]  # NVML and CUDA count in other orders
+        names = [
+            str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles
+        ]  # NVML and CUDA number the GPUs differently
     except pynvml.NVMLError:  # no driver: no GPU
         return []
     return [name for name, kind in zip(names, kinds, strict=True) if kind == kinds[0]]
@@ -44,7 +46,7 @@ def find_gpus() -> list[str]:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports of large packages: what they make stays, so no garbage is looked for among it, now or later."""
+    """For imports of large packages: the garbage collector does not search their objects, now or later."""
     gc.disable()
     try:
         yield
@@ -54,13 +56,13 @@ def loading() -> Iterator[None]:
 
 
 def keep_loaded() -> None:
-    """Leaves all that is in memory now to itself: no garbage is looked for there, not at the end either."""
-    if "triton" not in sys.modules:  # which would take what is kept for leaks, and say so
+    """Excludes all present objects from garbage collection, also at the end of the process."""
+    if "triton" not in sys.modules:  # which would report the kept objects as leaks
         gc.freeze()
 
 
 def keep_memory() -> None:
-    """Lets glibc keep the memory of tensors that are gone: each training step asks for the same again.
+    """Makes glibc keep the memory of deleted tensors: each training step needs the same memory again.
 
     Fresh pages for it took 3 to 6 percent of the step of a small network.
     """
@@ -68,5 +70,5 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
+    mallopt(MMAP_THRESHOLD, 32 * 2**20)  # the largest value that glibc takes
     mallopt(TRIM_THRESHOLD, 512 * 2**20)

@@ -1,7 +1,7 @@
-"""Objects at an address that fsspec knows, such as s3://bucket/prefix: each is whole or not there.
+"""Objects in an object store that fsspec knows, such as s3://bucket/prefix. Each is written completely or not at all.
 
-An address may be away for a while. Whoever asks meanwhile gets `Away` at once, and asks a network again only after
-`AWAY_SECONDS`; what was to be written waits in order, and is written when the address answers again.
+A store can be unreachable for a while. Then every call raises `Away` at once, and the store is tried again after
+`AWAY_SECONDS`. Writes wait in order, and are done when the store answers again.
 """
 
 import threading
@@ -17,27 +17,27 @@ from typing import Any
 from harness.errors import FAILED, HarnessError
 
 AWAY_SECONDS = 10.0
-# A network that swallows packets must not hold up training for minutes, as the defaults do.
+# The defaults would let training wait for minutes when the network loses packets.
 S3_CONFIG = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
 EXTRAS = {"s3": "harness[s3]", "s3a": "harness[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
 
 
 class Away(Exception):
-    """The address does not answer, or refuses. Says why."""
+    """The store cannot be reached, or refuses. The message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """An object that was listed; its size in bytes."""
+    """An object in a listing; its size in bytes."""
 
     name: str
     size: int
-    modified: Any  # later is larger; of a type that differs from store to store
+    modified: Any  # larger means later; the type depends on the store
 
 
 class Objects:
-    """What is kept at one address, by name. All threads of a process may share one."""
+    """The objects at one address, by name. The threads of a process share one instance."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -49,7 +49,7 @@ class Objects:
         self._news: str | None = None
 
     def read(self, name: str) -> bytes | None:
-        """An object, or None where there is none."""
+        """The content of an object, or None if it does not exist."""
         try:
             with self._reaching():
                 return bytes(self._files.cat_file(self._path(name)))
@@ -57,12 +57,12 @@ class Objects:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Puts an object in the place of an earlier one."""
+        """Writes an object; replaces one with this name."""
         with self._reaching(is_writing=True):
             self._files.pipe_file(self._path(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Puts an object where there is none; False where there is one. Of several that try, one succeeds."""
+        """Writes an object unless one has this name; returns False then. If several try at once, one succeeds."""
         try:
             with self._reaching(is_writing=True):
                 self._files.pipe_file(self._path(name), content, mode="create")
@@ -71,7 +71,7 @@ class Objects:
         return True
 
     def find(self, folder: str, beginning: str = "") -> list[StoredObject]:
-        """All objects in and below a folder whose names go on with `beginning`, the oldest first."""
+        """All objects in and below a folder whose names start with `beginning`, the oldest first."""
         with self._reaching():
             path = self._path(folder)
             listed = self._files.find(path, prefix=beginning, detail=True)
@@ -84,7 +84,7 @@ class Objects:
         return sorted(found, key=lambda one: one.modified)
 
     def move(self, name: str, to: str) -> None:
-        """Gives an object another name; nothing where there is none."""
+        """Renames an object; does nothing if it does not exist."""
         try:
             with self._reaching():
                 self._files.cp_file(self._path(name), self._path(to))
@@ -93,7 +93,7 @@ class Objects:
         self.remove(name)
 
     def remove(self, name: str) -> None:
-        """Removes an object, if there is one."""
+        """Removes an object, if it exists."""
         try:
             with self._reaching():
                 self._files.rm_file(self._path(name))
@@ -101,10 +101,10 @@ class Objects:
             pass
 
     def in_turn(self, job: Callable[[], object] | None = None) -> None:
-        """Does a job of writing after those that wait; while the address is away they wait together."""
+        """Adds a job of writing, and does all waiting jobs in order, unless the store is unreachable."""
         if job is not None:
             self._waiting.append(job)
-        if not self._writing.acquire(blocking=False):  # another thread is at it
+        if not self._writing.acquire(blocking=False):  # another thread does them now
             return
         try:
             while self._waiting:
@@ -116,14 +116,14 @@ class Objects:
             self._writing.release()
 
     def news(self) -> str | None:
-        """That the address went away, or answers again; each is told once."""
+        """A message that the store became unreachable, or answers again; each is returned once."""
         told, self._news = self._news, None
         return told
 
     def check(self) -> str | None:
-        """Writes, reads, lists and removes an object, as training will; a sentence where the store lacks something.
+        """Writes, reads, lists and removes an object, as training will; a sentence if the store lacks something.
 
-        Raises `HarnessError` with what to do where waiting does not help, and `Away` where it may.
+        Raises `HarnessError` for an error that the user must fix, and `Away` for one that may pass.
         """
         name = f"check-{uuid.uuid4().hex}"
         self._asks_again = 0.0
@@ -139,14 +139,16 @@ class Objects:
                 raise
             raise HarnessError(f"--paths {self.address}: {advice}", exit_code=FAILED) from None
         if not listed:
-            raise HarnessError(f"--paths {self.address}: it does not list what is written to it.", exit_code=FAILED)
+            raise HarnessError(
+                f"--paths {self.address}: it does not list an object that was written to it.", exit_code=FAILED
+            )
         if is_exclusive:
             return None
-        return f"{self.address} knows no writing without overwriting: two nodes may train one epoch, to equal bits"
+        return f"{self.address} has no conditional writes: two nodes may train the same epoch, with equal results"
 
     @contextmanager
     def _reaching(self, *, is_writing: bool = False) -> Iterator[None]:
-        """Whatever fails inside becomes `Away`, but for the answer that a name is free or taken."""
+        """Any error inside becomes `Away`, except that a name does not exist or exists already."""
         if self._away is not None and time.monotonic() < self._asks_again:
             raise Away(self._away)
         try:
@@ -163,7 +165,7 @@ class Objects:
     def _lost(self, error: Exception) -> Away:
         why = _first_line(error)
         if self._away is None:
-            self._news = f"{self.address} is away ({why}); training goes on, what is written waits on this machine"
+            self._news = f"{self.address} cannot be reached ({why}); training goes on, and writes wait"
         self._away, self._asks_again = why, time.monotonic() + AWAY_SECONDS
         return Away(why)
 
@@ -177,12 +179,12 @@ class Objects:
 
 @cache
 def open_objects(address: str) -> Objects:
-    """What is kept at an address, one for each process; raises `HarnessError` where fsspec cannot open it."""
+    """The objects at an address; one instance for each process. Raises `HarnessError` if fsspec cannot open it."""
     return Objects(address)
 
 
 def check_address(address: str) -> str | None:
-    """As `Objects.check`, and an address that is away is an error."""
+    """As `Objects.check`; here a store that cannot be reached is an error."""
     try:
         return open_objects(address).check()
     except Away as away:
@@ -195,7 +197,7 @@ def _connect(address: str) -> tuple[Any, str]:
     import fsspec
 
     protocol = address.partition("://")[0].rpartition("::")[2]
-    options: dict[str, Any] = {"use_listings_cache": False}  # others write there too
+    options: dict[str, Any] = {"use_listings_cache": False}  # other machines write there too
     if protocol in ("s3", "s3a"):
         set_by_user = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
         options["config_kwargs"] = S3_CONFIG | set_by_user
@@ -209,12 +211,12 @@ def _connect(address: str) -> tuple[Any, str]:
         message = f"--paths {address}: {_first_line(error)}. Write it as s3://BUCKET/NAME, or as a folder."
         raise HarnessError(message) from None
     if protocol in ("s3", "s3a"):
-        files.retries = 1  # beside those of its configuration
+        files.retries = 1  # in addition to those in its configuration
     return files, str(root)
 
 
 def _advise(address: str, error: BaseException) -> str | None:
-    """What to do about an error that no waiting mends; None about another one."""
+    """What the user can do about an error; None if waiting may help."""
     place = "/".join(address.split("/")[:3])
     if isinstance(error, FileNotFoundError):
         return f"there is no bucket {place}. Make it first, such as with: aws s3 mb {place}"

@@ -1,4 +1,4 @@
-"""From raw arrays to `Data`: checks that name the mistake, class names, normalisation, identity."""
+"""Makes `Data` from raw arrays: checks, class names, normalisation, and a digest."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def build_data(
     normalize: bool,
     description: dict[str, str | int | float],
 ) -> Data:
-    """`Data` over arrays, with statistics of the training part and the digest of all that it holds."""
+    """`Data` from arrays, with the statistics of the training part and the digest of all parts."""
     shape = tuple(train.inputs.shape[1:])
     if tuple(validation.inputs.shape[1:]) != shape:
         raise HarnessError(
@@ -63,7 +63,7 @@ def describe(
     classes: tuple[str, ...] | None,
     augment: tuple[str, ...],
 ) -> dict[str, str | int | float]:
-    """What tracking records of a data set, whatever its source."""
+    """What MLflow records about a data set, from any source."""
     return {
         "source": name,
         "train": len(train),
@@ -78,7 +78,7 @@ def data_digest(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
     """sha256 over dtype, shape and content of the tensors, and over the settings."""
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tensor in tensors:
-        # Whichever order the memory has, the digest is over (N, H, W, C) for images.
+        # For images the digest is over (N, H, W, C), for any order of the memory.
         ordered = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(ordered.contiguous().numpy().data)
@@ -86,7 +86,7 @@ def data_digest(tensors: Sequence[Tensor], settings: dict[str, Any]) -> str:
 
 
 def as_inputs(values: Any, name: str) -> Tensor:
-    """Inputs as they are kept: images uint8 (N, C, H, W) in channels_last order, all else float32 (N, ...)."""
+    """Inputs in the stored form: images uint8 (N, C, H, W) in channels_last order, others float32 (N, ...)."""
     tensor = torch.as_tensor(values).detach().cpu()
     if tensor.ndim < 2:
         raise HarnessError(f"{name}: inputs need a shape (N, ...), not {tuple(tensor.shape)}.")
@@ -106,7 +106,7 @@ def as_inputs(values: Any, name: str) -> Tensor:
 
 
 def as_targets(values: Any, name: str, *, classes: Classes = None) -> Tensor:
-    """Targets as they are kept: classes int64 (N,), or float32: soft targets (N, K) or regression values."""
+    """Targets in the stored form: classes int64 (N,), or float32: soft targets (N, K) or regression values."""
     tensor = torch.as_tensor(values).detach().cpu()
     if tensor.ndim not in (1, 2):
         raise HarnessError(f"{name}: targets need a shape (N,) or (N, D), not {tuple(tensor.shape)}.")
@@ -114,7 +114,7 @@ def as_targets(values: Any, name: str, *, classes: Classes = None) -> Tensor:
         raise HarnessError(f"{name}: the targets hold NaN or infinite values.")
     if tensor.ndim == 1 and classes is not None and tensor.is_floating_point():
         if not bool((tensor == tensor.round()).all()):
-            raise HarnessError(f"{name}: classes were named, but the targets are no whole numbers.")
+            raise HarnessError(f"{name}: classes were named, but the targets are not whole numbers.")
         return tensor.to(torch.int64)
     if tensor.is_floating_point() or tensor.ndim == 2:
         return tensor.to(torch.float32).contiguous()
@@ -129,14 +129,14 @@ def is_soft(targets: Tensor) -> bool:
 
 
 def labels_of(targets: Tensor, classes: Classes = None) -> Tensor | None:
-    """The class (N,) of each target, by which a split is stratified; None for regression."""
+    """The class (N,) of each target, for a stratified split; None for regression."""
     if targets.dtype == torch.int64:
         return targets
     return targets.argmax(1) if is_soft(targets) else None
 
 
 def are_labels(targets: Sequence[Tensor]) -> bool:
-    """Whether the targets of all parts are yes or no for each of some labels: numbers that are all 0 or 1."""
+    """Whether the targets are yes or no for each of several labels: numbers that are all 0 or 1."""
     found = [part for part in targets if part.is_floating_point() and bool(((part == 0) | (part == 1)).all())]
     return len(found) == len(targets) and any(bool((part == 1).any()) for part in found)
 

@@ -1,4 +1,4 @@
-"""Crop, flip and cutout for a whole batch at once, on the device, from numbers drawn once an epoch."""
+"""Crop, flip and cutout for a whole batch at once, on the device. The random numbers are drawn once an epoch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ def check_augment(augment: Sequence[str] | str, *, images: bool) -> tuple[str, .
             hint = did_you_mean(str(name), AUGMENTATIONS)
             raise HarnessError(f"augment: there is no {name!r}, only {options}.{hint}")
     if names and not images:
-        raise HarnessError(f"augment={names!r} needs images (N, C, H, W); these inputs are none.")
+        raise HarnessError(f"augment={names!r} needs images (N, C, H, W); these inputs are not images.")
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
 def padding(height: int, width: int) -> tuple[int, int]:
-    """Pixels that a crop may move an image by: 4 of 32 (He et al. 2015), as much in proportion elsewhere."""
+    """The most pixels by which a crop moves an image: 4 of 32 (He et al. 2015), in proportion for other sizes."""
     return max(1, round(height / 8)), max(1, round(width / 8))
 
 
@@ -40,25 +40,25 @@ def pad(images: Tensor) -> Tensor:
 
 
 def generator_for(seed: int, epoch: int | str, device: torch.device) -> torch.Generator:
-    """A generator that depends on nothing but seed and epoch, and not in the same way for (1, 2) and (2, 1)."""
+    """A random generator that depends only on seed and epoch; (1, 2) and (2, 1) give different ones."""
     return torch.Generator(device=device).manual_seed(number_for(seed, epoch))
 
 
 def number_for(seed: int, epoch: int | str) -> int:
-    """What the generators of an epoch are seeded with."""
+    """The seed of the random generators of an epoch."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7], "big")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
-    """What chance decided for the N images of an epoch, in the order in which they are seen."""
+    """The random choices for the N images of an epoch, in the order of training."""
 
     offsets: Tensor | None  # (N,) the pixel of the padded image at which the window begins
     flips: Tensor | None  # (N,) 0 or 1
     cuts: Tensor | None  # (2, N) row and column of the middle of the square that is cut out
 
     def at(self, places: slice | Tensor) -> "Draws":
-        """What was decided for the images at these places of the epoch: a slice, or indices (B,) int64."""
+        """The choices for the images at these places of the epoch: a slice, or indices (B,) int64."""
         return Draws(
             offsets=None if self.offsets is None else self.offsets[places],
             flips=None if self.flips is None else self.flips[places],
@@ -66,12 +66,12 @@ class Draws:
         )
 
     def tensors(self) -> list[Tensor]:
-        """Those that there are."""
+        """The tensors that are not None."""
         return [tensor for tensor in (self.offsets, self.flips, self.cuts) if tensor is not None]
 
     @staticmethod
     def joined(parts: "Sequence[Draws]") -> "Draws":
-        """What was decided for the images of several parts, one after the other."""
+        """The choices for the images of several parts, one after the other."""
         both = zip(*(part.tensors() for part in parts), strict=True)
         values = iter([torch.cat(tensors, dim=-1) for tensors in both])
         first = parts[0]
@@ -102,8 +102,8 @@ def draw(augment: Sequence[str], count: int, height: int, width: int, generator:
 def windows(padded: Tensor, images: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:
     """Cuts one window (H, W) out of each of the padded images `images` (B,).
 
-    A row of a window is a run of W * C values of memory, so the batch is a choice of B * H rows of a view in
-    which every such run is a row. (Indexing a view of all windows takes 4 to 5 times as long on a CPU.)
+    A row of a window is W * C values, side by side in memory. So a batch is a gather of B * H rows, from a view in
+    which each such group of values is a row. (Indexing a view of all windows takes 4 to 5 times as long on a CPU.)
     """
     count, padded_height, padded_width, channels = padded.shape
     pixels = count * padded_height * padded_width

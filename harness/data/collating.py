@@ -1,4 +1,4 @@
-"""From the items of a dataset to the two tensors of a batch."""
+"""Makes the two tensors of a batch from the items of a dataset."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ def collate(items: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class OwnCollate:
-    """A user's `collate_fn`: what it gives is checked, and has the types that batches have."""
+    """A user's `collate_fn`. Its result is checked and converted to the types of a batch."""
 
     function: Callable[[Any], Any]
-    name: str  # of the argument, for messages
+    name: str  # the argument's name, for messages
 
     def __call__(self, items: Sequence[Any]) -> tuple[Tensor, Tensor]:
         found = self.function(list(items))

@@ -1,7 +1,7 @@
-"""Decodes image files into one array of a size; run as a program, a share of a large folder's files.
+"""Decodes image files into one array. For a large folder it runs as a program, once for each core.
 
-A program of its own, without the rest of the package: threads take turns where images are small, and a
-process that first had to import torch would cost more than it saves.
+It does not import the rest of the package: importing torch in each process would cost more than it saves. Threads would
+not help, since with small images they wait for each other.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-FEW = 1_000  # files that are decoded without starting processes
+FEW = 1_000  # up to so many files are decoded without starting processes
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,13 +24,13 @@ Pixels = npt.NDArray[np.uint8]
 def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:
     """One image file as (size, size, channels) uint8: the shorter side resized, then the middle cut out.
 
-    Raises OSError, or another exception of Pillow's, where the file holds no readable image.
+    Raises OSError, or another exception of Pillow, if the file is not a readable image.
     """
     mode = "RGB" if channels == 3 else "L"
     with Image.open(path) as file:
         file.draft(mode, (2 * size, 2 * size))  # a large JPEG is read at a fraction of its resolution
         upright = ImageOps.exif_transpose(file)
-        # Pillow warns where it would drop the transparency of a palette itself.
+        # Pillow warns when it drops the transparency of a palette.
         image = (upright.convert("RGBA") if "transparency" in upright.info else upright).convert(mode)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
@@ -38,7 +38,7 @@ def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:
 
 
 def fill(output: Pixels, rows: Iterable[int], paths: Iterable[str]) -> list[tuple[str, str]]:
-    """Decodes `paths` into `rows` of (N, size, size, channels); gives path and reason where that failed."""
+    """Decodes `paths` into `rows` of (N, size, size, channels). Returns path and reason of each failure."""
     failures = []
     for row, path in zip(rows, paths, strict=True):
         try:
@@ -59,7 +59,7 @@ def decode_files(paths: list[str], output: Path, *, size: int, channels: int) ->
         failures = fill(array, range(len(paths)), paths)
         array.flush()
         return failures
-    command = [sys.executable, "-P", __file__]  # -P: the modules beside this file are no top-level modules
+    command = [sys.executable, "-P", __file__]  # -P: do not import the modules beside this file as top-level ones
     children = []
     for core in range(cores):
         task = {"output": str(output), "first": core, "step": cores, "paths": paths[core::cores]}
@@ -79,7 +79,7 @@ def decode_files(paths: list[str], output: Path, *, size: int, channels: int) ->
 
 
 def main() -> None:
-    """Decodes one share: the task is JSON on stdin, the failures are JSON on stdout."""
+    """Decodes some of the files: the task is JSON on stdin, the failures are JSON on stdout."""
     task: dict[str, Any] = json.load(sys.stdin)
     paths = task["paths"]
     array = np.load(task["output"], mmap_mode="r+")

@@ -31,9 +31,9 @@ def cifar10(
     """CIFAR-10 (Krizhevsky 2009): colour images (N, 3, 32, 32) uint8 of ten classes.
 
     The 50,000 training images are split, stratified and seeded, into training and `validation` (a count or
-    a fraction); the test part is the published one of 10,000. Downloaded once, checksum verified, into
-    `root`, by default the folder that `HARNESS_DATA_DIR` names, else `data/`. Raises `HarnessError` where
-    that fails. Under `--demo`: `shapes`.
+    a fraction); the test part is the published one of 10,000. They are downloaded once, with a verified checksum,
+    into `root` (default: the folder `HARNESS_DATA_DIR`, else `data/`). Raises `HarnessError` if that fails.
+    Under `--demo`: `shapes`.
     """
     from torchvision.datasets import CIFAR10
 
@@ -122,7 +122,7 @@ def _read(source: Any, folder: Path, *, train: bool) -> tuple[Arrays, Sequence[s
 
 
 def _downloaded(source: Any, folder: Path, read: Callable[[], Any]) -> Any:
-    """What `read` gives; raises `HarnessError` where the files cannot be had or are not what they should be."""
+    """The result of `read`. Raises `HarnessError` if the files cannot be downloaded or are damaged."""
     try:
         return read()
     except (URLError, OSError, RuntimeError, EOFError) as error:

@@ -60,7 +60,7 @@ def cross(u: Array, v: Array) -> Array:
 
 
 def star(u: Array, v: Array) -> Array:
-    """Five points: the places that lie beyond at most one of a pentagon's five sides."""
+    """A five-pointed star: the points that are outside of at most one side of a pentagon."""
     angles = np.arange(5) * (2 * np.pi / 5) + np.pi / 2
     first = np.full_like(u, -9)
     second = first
@@ -133,7 +133,7 @@ def cover(distance: Array, radius: Array) -> Array:
 
 
 def blend(image: Array, colour: Array, covered: Array) -> None:
-    """Paints a colour (N, C) into images (N, C, size, size) where they are covered (N, size, size)."""
+    """Paints a colour (N, C) into images (N, C, size, size), as far as each pixel is covered (N, size, size)."""
     image += (colour[:, :, None, None] - image) * covered[:, None]
 
 

@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm"),
 )
 VALIDATION_FOLDERS = ("val", "validation", "valid")
-DECODER = "1"  # to be raised with every change of what `decode` makes of a file
+DECODER = "1"  # increase it with every change of the pixels that `decode` gives
 
 
 def image_folder(
@@ -41,11 +41,11 @@ def image_folder(
 ) -> Data:
     """Images (N, channels, size, size) uint8 from a folder that holds one folder a class.
 
-    The class folders lie in `path` itself, or in `path/train`, then perhaps with `path/val` (or `validation`,
-    or `valid`) and `path/test` beside it. Without a validation folder, `validation` (a count or a fraction)
+    The class folders are in `path` itself, or in `path/train`. In the second case there may also be `path/val` (or
+    `validation`, or `valid`) and `path/test`. Without a validation folder, `validation` (a count or a fraction)
     is split off the training images, stratified and seeded; without a test folder there is no test part.
     Images of another size are resized by their shorter side and cropped to the middle. They are decoded once,
-    on all cores, into an array under `HARNESS_DATA_DIR` (else `data/`), and again when the folder has changed.
+    on all cores, into an array under `HARNESS_DATA_DIR` (else `data/`), and again if the folder has changed.
 
     Raises `HarnessError` for a missing folder, a class without images, and files that cannot be decoded,
     naming them. Under `--demo`: `shapes`, of the same size and number of classes.
@@ -153,7 +153,7 @@ def _fingerprint(folder: Path, files: Sequence[str]) -> str:
 def _decode_into(target: Path, folder: Path, files: list[str], *, size: int, channels: int) -> None:
     needed = len(files) * size * size * channels
     free = shutil.disk_usage(target.parent).free
-    if free < needed:  # writing to a mapped file on a full disk would end the process without a word
+    if free < needed:  # writing to a mapped file on a full disk kills the process without a message
         raise HarnessError(
             f"image_folder: {target.parent} has {free / 1e6:,.0f} MB left, and {needed / 1e6:,.0f} MB are needed.",
             exit_code=FAILED,

@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when it
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How the items of datasets become batches."""
+    """How batches are made from the items of datasets."""
 
     workers: int = 0  # processes
     collate: Collate = collate  # of the training part
@@ -51,9 +51,9 @@ def train_batches(
     mean: Tensor | None,
     std: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches that begin and end at `spans` of the random order of pass `number`.
+    """The batches of pass `number`: `spans` are their places in its random order.
 
-    Where an epoch is not a pass, `epoch` lets what the worker processes draw differ between the epochs of one.
+    If an epoch is not a whole pass, `epoch` makes the worker processes draw different numbers in each epoch of a pass.
     """
     generator = generator_for(seed, number, torch.device("cpu"))
     if loading.sampler is not None:
@@ -90,7 +90,7 @@ def batches(
     mean: Tensor | None,
     std: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of a dataset, in order; the global random generators stay as they are."""
+    """All of a dataset, in order. The global random generators are not changed."""
     count = length(dataset)
     groups = [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
     generator = generator_for(0, 0, torch.device("cpu"))
@@ -110,8 +110,8 @@ def _load(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches `groups` on the device.
 
-    The worker processes end with the epoch (`persistent_workers=False`) and take their seeds from
-    `generator`: their random state would otherwise depend on the epochs before.
+    The worker processes end with the epoch (`persistent_workers=False`) and get their seeds from `generator`.
+    Otherwise their random state would depend on earlier epochs.
     """
     pinned = device.type == "cuda"
     batches = DataLoader(
@@ -129,12 +129,12 @@ def _load(
 
 
 def on_device(values: Tensor | None, device: torch.device) -> Tensor | None:
-    """Mean or std where the batches are: moved once an epoch, for the device would be waited for each time."""
+    """Mean or std on the device of the batches. It is moved once an epoch, since each move waits for the device."""
     return None if values is None else values.to(device)
 
 
 def _begin_worker(seed: int, parent: int, worker: int) -> None:
-    if FORK is not None:  # killed with the process that trains; elsewhere torch looks every few seconds
+    if FORK is not None:  # ends with the process that trains; on other systems torch checks every few seconds
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

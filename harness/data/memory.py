@@ -27,12 +27,12 @@ def tensors(
 ) -> Data:
     """Data from tensors or NumPy arrays.
 
-    `inputs` are images (N, C, H, W) uint8, or anything else (N, ...), kept as float32. `targets` are whole
+    `inputs` are images (N, C, H, W) uint8, or other inputs (N, ...), stored as float32. `targets` are whole
     numbers (N,) for classes; (N, K), not negative and with rows of sum 1, for one-hot or soft targets; other
     numbers, (N,) or (N, D), for regression. `validation` and `test` are a count, a fraction, or a pair
-    (inputs, targets); what is split off is stratified by class. `normalize` takes mean and standard deviation
+    (inputs, targets); a part that is split off is stratified by class. `normalize` takes mean and standard deviation
     a channel (dimension 1) from the training part; None does so for uint8 images only. `classes` are names or
-    a number. Raises `HarnessError` for lengths that differ, NaN, and targets that the classes do not hold.
+    a number. Raises `HarnessError` for different lengths, NaN, and targets outside of the classes.
 
     >>> import torch
     >>> data = tensors(torch.randn(50, 4), torch.arange(50) % 2, validation=10)

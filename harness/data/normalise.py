@@ -1,4 +1,4 @@
-"""From stored inputs to float32 with mean 0 and standard deviation 1 a channel."""
+"""Converts stored inputs to float32, with mean 0 and standard deviation 1 in each channel."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) as contiguous (N, H, W, C): no copy where they are in channels_last order already."""
+    """Images (N, C, H, W) as contiguous (N, H, W, C), without a copy if they are in channels_last order."""
     return images.permute(0, 2, 3, 1).contiguous()
 
 
@@ -32,7 +32,7 @@ def normalised_images(images: Tensor, mean: Tensor | None, std: Tensor | None) -
     values = images.to(torch.float32, copy=True)
     if mean is not None and std is not None:
         rows = values.view(count, height, width * channels)
-        scale = std.to(values.device).reciprocal()  # a product takes half the time of a quotient
+        scale = std.to(values.device).reciprocal()  # multiplying takes half the time of dividing
         rows.sub_(mean.to(values.device).repeat(width)).mul_(scale.repeat(width))
     return values
 

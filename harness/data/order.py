@@ -1,4 +1,4 @@
-"""The order of training: which images an epoch sees, in which batches."""
+"""The order of training: which images each batch of an epoch has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def bounds(count: int, batch_size: int) -> Spans:
 
 
 def stretches(count: int, batch_size: int, *, epoch: int, epoch_steps: int | None) -> list[Stretch]:
-    """What an epoch sees: one whole pass, or the next `epoch_steps` batches of one pass after another.
+    """The batches of an epoch: one whole pass, or the next `epoch_steps` batches, of one or more passes.
 
     >>> [(part.number, part.spans) for part in stretches(8, 3, epoch=1, epoch_steps=2)]
     [(0, [(6, 8)]), (1, [(0, 3)])]
@@ -57,13 +57,13 @@ def shuffled(count: int, weights: Tensor | None, generator: torch.Generator) -> 
     device = generator.device
     if weights is None:
         return torch.randperm(count, generator=generator, device=device)
-    ends = weights.cumsum(0).to(device)  # summed on the CPU: on a GPU it would not repeat its bits
+    ends = weights.cumsum(0).to(device)  # summed on the CPU: a sum on a GPU is not deterministic
     drawn = torch.rand(count, generator=generator, device=device, dtype=torch.float64) * ends[-1]
     return torch.searchsorted(ends, drawn, right=True).clamp_(max=count - 1)
 
 
 def check_weights(weights: Tensor | Sequence[float], count: int, name: str) -> Tensor:
-    """Weights (N,) float64 on the CPU; raises `HarnessError` where they cannot be drawn by."""
+    """Weights (N,) float64 on the CPU. Raises `HarnessError` if they are not valid weights."""
     values = torch.as_tensor(weights, dtype=torch.float64).detach().cpu()
     if values.shape != (count,):
         raise HarnessError(

@@ -1,4 +1,4 @@
-"""`Data`: the parts of a data set, and the batches that a training loop asks it for."""
+"""`Data`: the parts of a data set, and the batches for a training loop."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ Part = Arrays | Dataset[Any]
 class Data:
     """Training, validation and test part of a data set, and how their images become batches.
 
-    Made by the functions of `harness.data`, not by hand. A part is `Arrays`, which live on the device that
-    trains, or a `torch.utils.data.Dataset`, which goes through a `DataLoader`.
+    The functions of `harness.data` make it. A part is either `Arrays`, which are kept on the device that trains, or a
+    `torch.utils.data.Dataset`, which is read by a `DataLoader`.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Data:
 
     @cached_property
     def test(self) -> Part:
-        """The test part, read when it is first asked for; raises `HarnessError` where there is none."""
+        """The test part, read on first use. Raises `HarnessError` if there is none."""
         if self.load_test is None:
             raise HarnessError(f"{self.name} has no test part to measure on.", exit_code=FAILED)
         return self.load_test()
 
     def to(self, device: torch.device | str) -> Data:
-        """The same data with its arrays on `device`; asked again, the same object (nothing moves twice)."""
+        """The same data with its arrays on `device`. A second call returns the same object."""
         device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
         held = [part for part in (self.train, self.validation) if isinstance(part, Arrays)]
         if all(part.inputs.device == device for part in held):
@@ -110,7 +110,7 @@ class Data:
         return self._moved[device]
 
     def weighted(self, weights: Tensor | Sequence[float]) -> Data:
-        """The same data, of which each pass draws as many training images as there are, by their weights.
+        """The same data, with weights: each pass draws as many training images as there are, by their weights.
 
         `weights` (N,) holds a number for each training image: how often it is drawn, in proportion. They are
         drawn with replacement, as torch's `WeightedRandomSampler` does.
@@ -123,7 +123,7 @@ class Data:
         return replace(self, weights=values, digest=content.hexdigest(), description=description)
 
     def balanced(self) -> Data:
-        """The same data, of which each pass draws every class equally often, whatever their sizes.
+        """The same data, in which each pass draws every class equally often, whatever their sizes.
 
         >>> from harness.data import tensors
         >>> data = tensors(torch.zeros(60, 3), [0] * 50 + [1] * 10, validation=6).balanced()
@@ -144,7 +144,7 @@ class Data:
         return len(bounds(self._count, batch_size)) if epoch_steps is None else epoch_steps
 
     def spans(self, batch_size: int, *, epoch: int = 0, epoch_steps: int | None = None) -> Spans:
-        """Where each training batch begins and ends in what `shuffle` gives for the epoch: see `steps`."""
+        """Where each training batch begins and ends in the result of `shuffle`: see `steps`."""
         parts = self._stretches(batch_size, epoch, epoch_steps)
         if epoch_steps is None:
             return parts[0].spans
@@ -182,7 +182,7 @@ class Data:
             )
 
     def shuffle(self, *, seed: int, epoch: int, batch_size: int | None = None, epoch_steps: int | None = None) -> Epoch:
-        """An epoch of training as indices, where the data lives on the device: `batch` makes batches of it.
+        """An epoch of training as indices, if the data is on the device: `batch` makes batches from it.
 
         With `epoch_steps`, `batch_size` is needed too: each batch has that many places (the last batch of a
         pass may not use all of them), so that every epoch takes as much memory. `spans` says where they are.

@@ -1,4 +1,4 @@
-"""A training part that lives on the device: an epoch is an index into it."""
+"""A training part that is kept on the device: an epoch is an index into it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from harness.data.order import shuffled
 
 
 class Resident:
-    """Training inputs laid out so that any augmented batch is a handful of operations on the device.
+    """Training inputs in a layout from which an augmented batch takes only a few operations on the device.
 
-    Images are kept as (N, H, W, C), for crops with their padding around them. Nothing here waits for the
-    device or touches single images.
+    Images are kept as (N, H, W, C), with padding if they are cropped. Nothing here waits for the device or
+    handles single images.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Resident:
             self.stored = pad(self.stored)
 
     def shuffle(self, *, seed: int, number: int) -> "Epoch":
-        """The random order of pass `number` over the data, and what else chance decides in it."""
+        """The random order of pass `number` over the data, and its other random choices."""
         generator = generator_for(seed, number, self.targets.device)
         order = shuffled(len(self.targets), self.weights, generator)
         height, width = self.shape[1:] if self.is_image else (0, 0)
@@ -70,14 +70,14 @@ class Resident:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Epoch:
-    """An epoch of N images as indices: nothing of it is computed before a batch is asked for."""
+    """An epoch of N images as indices. Images are computed only when a batch is made."""
 
     order: Tensor  # (N,) int64
     targets: Tensor  # (N, ...), in that order
     draws: Draws
 
     def copy_(self, other: "Epoch") -> None:
-        """Takes another epoch's values into the memory of this one."""
+        """Copies another epoch's values into the memory of this one."""
         own, others = self.tensors(), other.tensors()
         for tensor, value in zip(own, others, strict=True):
             tensor.copy_(value)
@@ -105,6 +105,6 @@ def finished(images: Tensor, draws: Draws, mean: Tensor | None, std: Tensor | No
     if draws.flips is not None:
         images = flipped(images, draws.flips)
     values = normalised_images(images, mean, std)
-    if draws.cuts is not None:  # after the normalisation: what is cut out is the mean, as in the paper
+    if draws.cuts is not None:  # after the normalisation: the cut square has the mean, as in the paper
         cut_out(values, draws.cuts)
     return values.permute(0, 3, 1, 2)

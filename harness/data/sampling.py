@@ -1,4 +1,4 @@
-"""A user's sampler, made to repeat: its order depends on the seed and the pass, and on nothing before."""
+"""Makes a user's sampler repeatable: its order depends only on the seed and the pass."""
 
 import copy
 import random
@@ -16,8 +16,8 @@ from harness.errors import HarnessError
 def order_of(sampler: Iterable[Any], *, seed: int, number: int) -> list[int]:
     """The indices that a sampler gives in pass `number`.
 
-    The global generators, and those that the sampler keeps as attributes, are seeded for it, and are
-    afterwards as they were. `set_epoch` is called where it has one, as with torch's `DistributedSampler`.
+    The global generators, and those in the sampler's attributes, are seeded for this and restored afterwards.
+    `set_epoch` is called if the sampler has it, as torch's `DistributedSampler` does.
     """
     mixed = number_for(seed, number)
     fresh = copy.copy(sampler)
@@ -31,7 +31,7 @@ def order_of(sampler: Iterable[Any], *, seed: int, number: int) -> list[int]:
 
 
 def check_sampler(sampler: Any, count: int, name: str) -> int:
-    """How many images a pass has; raises `HarnessError` for a sampler whose order would not repeat."""
+    """The number of images of a pass. Raises `HarnessError` for a sampler whose order is not repeatable."""
     if not isinstance(sampler, Iterable):
         raise HarnessError(f"{name}: sampler must be a torch Sampler, not {type(sampler).__name__}.")
     if iter(sampler) is sampler:
@@ -58,7 +58,7 @@ def check_sampler(sampler: Any, count: int, name: str) -> int:
 
 
 def _seeded(value: Any, mixed: int) -> Any:
-    """A random generator of the same kind, seeded; None where the value is none."""
+    """A seeded random generator of the same kind; None if the value is not a generator."""
     if isinstance(value, torch.Generator):
         return torch.Generator(device=value.device).manual_seed(mixed)
     if isinstance(value, np.random.Generator):
@@ -70,7 +70,7 @@ def _seeded(value: Any, mixed: int) -> Any:
 
 @contextmanager
 def fixed_randomness(seed: int = 0) -> Iterator[None]:
-    """Seeds the global generators of the CPU inside a `with` block, and leaves them as they were."""
+    """Seeds the global generators of the CPU for a `with` block, and restores them afterwards."""
     state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

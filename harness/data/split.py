@@ -1,4 +1,4 @@
-"""Which images go to which part: seeded, and stratified where there are classes."""
+"""Which images go to which part: seeded, and stratified if there are classes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ def split(labels: Tensor | None, count: int, sizes: tuple[int, ...], *, seed: in
     least one of each class while it can. Raises `HarnessError` where nothing would be left to train on.
     """
     if sum(sizes) >= count:
-        raise HarnessError(f"{sum(sizes):,} of {count:,} were asked for, which leaves nothing to train on.")
+        raise HarnessError(f"{sum(sizes):,} of {count:,} were asked for, and nothing is left to train on.")
     order = np.random.default_rng(seed).permutation(count)
     if labels is not None:
         order = order[np.argsort(_stratified_ranks(labels.numpy()[order]), kind="stable")]
@@ -38,7 +38,7 @@ def split(labels: Tensor | None, count: int, sizes: tuple[int, ...], *, seed: in
 
 
 def _stratified_ranks(labels: Indices) -> npt.NDArray[np.float64]:
-    """A rank for each label by which any stretch of the sorted order holds the classes in proportion.
+    """A rank for each label: any part of the sorted order then holds the classes in proportion.
 
     The i-th of n members of a class gets (i + 1/2) / n; the last member sorts after all others.
     """

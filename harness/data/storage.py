@@ -14,7 +14,7 @@ def data_dir() -> Path:
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Lets one process at a time into a `with` block, by a lock that ends with the process."""
+    """Lets one process at a time into a `with` block. The lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{name}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -22,7 +22,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def publish(temporary: Path, target: Path) -> None:
-    """Gives a finished file its name: readers find all of it or none."""
+    """Gives a finished file its name: readers find the complete file or none."""
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)

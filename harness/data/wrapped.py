@@ -17,7 +17,7 @@ from harness.data.part import Arrays, Data, Part
 from harness.data.sampling import check_sampler, fixed_randomness
 from harness.errors import HarnessError
 
-PROBED = 64  # items a part that are read for its digest and, of uint8 images, for mean and deviation
+PROBED = 64  # items of a part that are read for the digest, and for mean and deviation of uint8 images
 
 
 def datasets(
@@ -36,10 +36,10 @@ def datasets(
 ) -> Data:
     """Data from datasets whose items are (input, target), through a `DataLoader` with `workers` processes.
 
-    An input is an image as PIL image or uint8 tensor (C, H, W), converted and normalised on the device, or a
-    float tensor, which stays as it is. A target is a class (int), soft targets (K,) or numbers. `classes`
-    are names or a number; without them, those that the training dataset has as `classes`, else as many as a
-    pass through its targets finds. `test` may be a function that gives the dataset when it is asked for.
+    An input is an image (a PIL image or a uint8 tensor (C, H, W)), which is converted and normalised on the device, or
+    a float tensor, which is not changed. A target is a class (int), soft targets (K,) or numbers. `classes`
+    are names or a number. The default is the attribute `classes` of the training dataset, or else the number of classes
+    among its targets. `test` may be a function that returns the dataset when it is needed.
 
     `collate_fn` makes the training batches: from a list of items a pair of tensors (inputs, targets), such as
     mixed images and soft targets. `evaluation_collate_fn` does so for validation and test; without it, items
@@ -122,7 +122,7 @@ def _check_dataset(found: Any, name: str, *, has_collate: bool) -> None:
 
 
 def _probes(train: Any, validation: Any, loading: Loading, name: str) -> list[tuple[Tensor, Tensor]]:
-    """64 items of each part as a batch. Training and validation must come out alike, whoever collates them."""
+    """64 items of each part as a batch. Training and validation batches must have the same form."""
     found = [_probe(part, made) for part, made in ((train, loading.collate), (validation, loading.evaluation_collate))]
     (first, _), (second, _) = found
     if loading.collate is not collate or loading.evaluation_collate is not collate:

@@ -1,1 +1,1 @@
-"""Where runs are trained: processes on this machine, or workers on a Ray cluster."""
+"""The processes that train: on this machine, or on a Ray cluster."""

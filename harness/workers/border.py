@@ -1,4 +1,4 @@
-"""The border between the driver and its workers: what the driver needs of workers, wherever they run."""
+"""What the driver needs from workers, local ones or those on a cluster."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from harness.workers.messages import Failed, PreflightReport, Request
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A worker died without a word: killed from outside, most likely for its memory, or gone with its machine."""
+    """A worker ended without a message: it was killed, most likely for its memory, or its machine was lost."""
 
     exit_code: int | None
-    place: str | None = None  # the node it was on, where that is not this machine
-    is_node: bool = False  # the node is gone, or out of reach: no fault of the run's
+    place: str | None = None  # its node; None: this machine
+    is_node: bool = False  # its node was lost, which is not the fault of the run
 
 
 class Workers(Protocol):
-    """What the driver needs of workers, wherever they run. A worker is known by its number."""
+    """Starts workers, and exchanges messages with them. A worker is named by its number."""
 
     def fit(self, report: PreflightReport) -> int: ...
     def has_room(self) -> bool: ...
@@ -32,7 +32,7 @@ class Workers(Protocol):
 
 
 def ask_worker(workers: Workers, worker: int, request: Request) -> Any:
-    """Sends one request and waits for its one answer; raises what a `Failed` says."""
+    """Sends one request and waits for its one answer; raises the error of a `Failed`."""
     workers.send(worker, request)
     while True:
         for number, answer in workers.receive(None):
@@ -49,7 +49,7 @@ def ask_worker(workers: Workers, worker: int, request: Request) -> Any:
 
 
 def error_of(failed: Failed, message: str) -> Exception:
-    """The exception that a failed request becomes in the driver's process."""
+    """The exception for a failed request, to be raised in the driver's process."""
     if failed.kind == "bug":
         return RuntimeError(f"{message}\n{failed.trace}")
     if failed.trace:

@@ -1,8 +1,8 @@
-"""Loaded in the process that local workers fork from: all that they need; and its end, which is not theirs."""
+"""Loaded once in the process from which local workers are forked: all libraries that they need."""
 
 import atexit
 import os
 
 import harness.workers.preload  # noqa: F401
 
-atexit.register(os._exit, 0)  # to take torch apart takes half a second, and whoever reads our output waits for it
+atexit.register(os._exit, 0)  # a normal end takes half a second with torch loaded, and the shell waits for it

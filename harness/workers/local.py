@@ -14,7 +14,7 @@ from harness.machine import count_cores, find_gpus
 from harness.workers.border import Lost
 from harness.workers.messages import PreflightReport
 
-GPU_SHARE = 0.9  # of its free memory that trials may take
+GPU_SHARE = 0.9  # the share of its free memory that trials may use
 MOST_A_GPU = 4
 PRELOADED = "harness.workers.forkserver"
 
@@ -34,25 +34,25 @@ class LocalWorkers:
         method = os.environ.get("HARNESS_START_METHOD") or ("forkserver" if sys.platform == "linux" else "spawn")
         self._context = multiprocessing.get_context(method)
         if method == "forkserver":
-            os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker knows its own number
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker sets its own number
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             self._context.set_forkserver_preload([PRELOADED])
         self._workers: dict[int, _Local] = {}
         self._next = 0
 
     def fit(self, report: PreflightReport) -> int:
-        """How many trials run at once: as many as the cores hold, and on GPUs as many as the memory holds too."""
+        """How many trials run at once: limited by the cores, and on GPUs by the memory too."""
         if report.threads is not None:
             return max(1, count_cores() // report.threads)
         if not report.trial_bytes:
             return 1
         by_memory = int(report.gpu_bytes * GPU_SHARE) // report.trial_bytes
         gpus = max(1, len(self._gpus))
-        by_cores = count_cores() // (2 * gpus)  # one to launch, one for what is beside the training
+        by_cores = count_cores() // (2 * gpus)  # one launches kernels, one does the rest
         return gpus * max(1, min(by_memory, by_cores, MOST_A_GPU))
 
     def has_room(self) -> bool:
-        """Whether a worker that is asked for now starts at once."""
+        """Whether a new worker would start at once."""
         return True
 
     def start(self) -> int:
@@ -61,11 +61,11 @@ class LocalWorkers:
         gpu = min(self._gpus, key=used.count) if len(self._gpus) > 1 else None
         try:
             ours, theirs = self._context.Pipe()
-            # No daemon: those may have no processes of their own, such as a DataLoader's.
+            # Not a daemon: daemons cannot start processes, such as those of a DataLoader.
             process = self._context.Process(target=_main, args=(theirs, gpu), daemon=False)  # type: ignore[attr-defined]
             process.start()
-        except (OSError, EOFError) as error:  # EOFError: the process that workers fork from could not fork, and ended
-            fault = machine_fault(error) or "this machine: it gives no further process"
+        except (OSError, EOFError) as error:  # EOFError: the process that forks the workers has ended
+            fault = machine_fault(error) or "this machine: it starts no more processes"
             raise HarnessError(f"no worker could be started. {fault}. {KEPT}", exit_code=FAILED) from None
         theirs.close()
         number, self._next = self._next, self._next + 1
@@ -73,17 +73,17 @@ class LocalWorkers:
         return number
 
     def place(self, worker: int) -> None:
-        """Where a worker is: on this machine."""
+        """None: the worker is on this machine."""
 
     def send(self, worker: int, message: Any) -> None:
-        """Sends a message; one to a dead worker is dropped, and its death is received."""
+        """Sends a message. If the worker has died, the message is dropped, and `receive` returns a `Lost`."""
         try:
             self._workers[worker].connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
             pass
 
     def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
-        """Everything that was said since, in the order each worker said it; waits for something to come."""
+        """Waits for messages, and returns all that have arrived, in the order of each worker."""
         by_handle = {local.connection: number for number, local in self._workers.items()}
         heard: list[tuple[int, Any]] = []
         for handle in wait(list(by_handle), timeout_seconds):
@@ -108,7 +108,7 @@ class LocalWorkers:
         local.connection.close()
 
     def kill_all(self) -> None:
-        """Ends every worker at once. What they wrote is whole or not there."""
+        """Kills every worker at once. Their files are complete or not there."""
         for local in self._workers.values():
             local.process.kill()
         for local in self._workers.values():
@@ -117,7 +117,7 @@ class LocalWorkers:
         self._workers.clear()
 
     def close(self) -> None:
-        """Ends every worker after what it is doing."""
+        """Ends every worker after its present work."""
         for worker in list(self._workers):
             self.stop(worker)
 
@@ -129,7 +129,7 @@ class LocalWorkers:
 
 
 def _main(connection: Connection, gpu: str | None) -> None:
-    """Runs in the worker: only there is torch loaded. Of several GPUs it sees one."""
+    """Runs in the worker, where torch is loaded. It sees one GPU of several."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     from harness.workers.worker import main

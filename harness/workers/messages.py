@@ -1,4 +1,4 @@
-"""What the driver and its workers say to each other: plain values, without torch, the same for every kind of worker."""
+"""The messages between the driver and its workers: plain values, without torch, the same for every kind of worker."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from harness.training.origin import Origin
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """Load a spec and say what is in it. Answer: `Description`, or `Failed`."""
+    """Load a spec and describe it. Answer: `Description`, or `Failed`."""
 
     spec: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """One batch through everything that a run does. Answer: `PreflightReport`, or `Failed`."""
+    """Try everything that a run does, with one batch. Answer: `PreflightReport`, or `Failed`."""
 
     spec: Path
     values: dict[str, Any]

@@ -1,4 +1,4 @@
-"""One batch through everything that a run does, before a sweep starts: what would fail in an hour fails now."""
+"""Tries everything that a run does, with one batch, before a sweep starts. What would fail in an hour fails now."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""What every worker needs and is slow to load, loaded once in the process that the others start from."""
+"""The slow imports of every worker, done once in the process from which workers are started."""
 
 from harness.machine import loading
 

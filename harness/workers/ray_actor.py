@@ -1,4 +1,4 @@
-"""What runs on a node of a Ray cluster: the worker that runs on this machine as well, behind two methods."""
+"""A worker on a node of a Ray cluster: the same worker as on one machine, behind two methods."""
 
 import os
 import threading
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a worker is."""
+    """The node of a worker."""
 
     node: str  # Ray's id of it
     address: str
@@ -31,31 +31,31 @@ class Place:
 
 
 class RayActor:
-    """A worker on a node: `tell` is what a pipe's `send` is to a local one, `listen` what `recv` is to its driver."""
+    """A worker on a node. `tell` and `listen` do what `send` and `recv` of a pipe do for a local worker."""
 
     def __init__(self, shipment: Shipment) -> None:
-        import harness.workers.preload  # noqa: F401  what is missing on this node is said before it gets a trial
+        import harness.workers.preload  # noqa: F401  reports a missing package before the first trial
 
         self._told: SimpleQueue[Any] = SimpleQueue()
         self._said: SimpleQueue[Any] = SimpleQueue()
         threading.Thread(target=self._serve, args=(shipment,), daemon=True).start()
 
     def place(self) -> Place:
-        """Where this is; an answer says that the worker is ready."""
+        """The node of this worker. An answer means that the worker is ready."""
         import ray
 
         context = ray.get_runtime_context()
         return Place(node=context.get_node_id(), address=ray.util.get_node_ip_address())
 
     def tell(self, message: Any) -> None:
-        """Takes a request, or a verdict on the one that is being served."""
+        """Takes a request, or a verdict on the present run."""
         self._told.put(message)
 
     def listen(self) -> list[Any]:
-        """All that was said since the last call, in order, up to a checkpoint; waits for something."""
+        """Waits for messages, and returns all since the last call, in order, up to a checkpoint."""
         said = [self._said.get()]
         try:
-            while not isinstance(said[-1], Checkpoint):  # large: one at a time
+            while not isinstance(said[-1], Checkpoint):  # checkpoints are large: one in each answer
                 said.append(self._said.get_nowait())
         except Empty:
             pass
@@ -69,24 +69,24 @@ class RayActor:
         try:
             while True:
                 request = self._told.get()
-                if spec is None:  # not before: a worker may wait long for its first trial
+                if spec is None:  # loaded late: a worker may wait long for its first trial
                     spec = settle(shipment, worker)
                 request = replace(request, spec=spec)
-                if isinstance(request, Train):  # its files are the driver's: what is wrong with them here is said
+                if isinstance(request, Train):  # a place that this node cannot use is reported
                     request = replace(request, code=None)
                 if isinstance(request, Train) and (missing := unreachable(request)):
                     self._said.put(missing)
                 else:
                     worker.serve(request, self._said.put, self._told.get)
-        except BaseException:  # such as sys.exit() in a spec: a process of its own would end as well
+        except BaseException:  # such as sys.exit() in a spec: a local worker would end as well
             os._exit(1)
 
 
 def settle(shipment: Shipment, worker: "Worker") -> Path:
-    """The path by which a worker has loaded the spec on this node; data is kept with this user if it travelled."""
+    """The path of the loaded spec on this node. If the spec was shipped, data goes to the user's cache folder."""
 
     def load(path: Path) -> None:
-        with suppress(HarnessError):  # said to the driver, when the worker serves
+        with suppress(HarnessError):  # the worker reports it with its first request
             worker.load(path)
 
     if shipment.settle(load):
@@ -96,21 +96,21 @@ def settle(shipment: Shipment, worker: "Worker") -> Path:
 
 
 def unreachable(request: Train) -> Failed | None:
-    """A `Failed` where this node cannot use the place of the epochs that the driver named."""
+    """A `Failed` if this node cannot use the driver's place for the epochs."""
     if isinstance(request.paths, str):
         try:
             _check(request.paths)
-        except Away:  # for now: training goes on without it
+        except Away:  # unreachable for a while: training goes on without it
             pass
         except HarnessError as error:
-            return Failed(kind="place", message=f"there it cannot keep epochs. {error}")
+            return Failed(kind="place", message=f"it cannot keep epochs there. {error}")
         return None
     if request.reach is None or (request.paths / request.reach).is_file():
         return None
     return Failed(
         kind="place",
-        message=f"it does not see the folder {request.paths} of the driver. With --paths, name a folder that all nodes "
-        "share or an address such as s3://BUCKET/NAME, or put --store into such a folder.",
+        message=f"it does not see the driver's folder {request.paths}. Give --paths a folder that all nodes share, or "
+        "an address such as s3://BUCKET/NAME, or put --store into a shared folder.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: as many as it holds, more when nodes come, fewer when they go."""
+"""Workers on a Ray cluster: as many as fit, more when nodes are added, fewer when nodes are lost."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ from harness.workers.messages import Failed, PreflightReport, Train
 from harness.workers.ray_actor import Place, RayActor
 from harness.workers.shipping import pack_spec
 
-LOOK_SECONDS = 1.0  # between looks at whether the head is there
-HEAD_TRIES = 5  # looks in a row that find nothing: the head is gone
-START_TRIES = 3  # workers in a row that could not start
-CANNOT_START = "creation task"  # in what Ray says then
-SPARES = 2  # workers that are asked for beside those that are used, at least
-SPARE_SECONDS = 30  # a worker is kept that nobody has room for
-WAIT_SECONDS = 30  # for a worker, before it is said that there may be no room
+LOOK_SECONDS = 1.0  # between two checks of the cluster's head
+HEAD_TRIES = 5  # failed checks in a row: the head is lost
+START_TRIES = 3  # workers in a row that could not start: an error
+CANNOT_START = "creation task"  # in Ray's message about that
+SPARES = 2  # at least so many workers are requested in addition to the used ones
+SPARE_SECONDS = 30  # so long an unused worker is kept
+WAIT_SECONDS = 30  # for a worker, before the screen says that there may be no room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class _Started:
 
 
 class RayWorkers:
-    """Ray actors that serve what local workers serve. More than are used are asked for: those that start found room."""
+    """Workers that are Ray actors. More are requested than are used: those that start have found room."""
 
     def __init__(
         self, address: str, spec: Path, *, cpus: float | None = None, gpus: float | None = None,
@@ -46,9 +46,9 @@ class RayWorkers:
         self._folder = Path(tempfile.mkdtemp(prefix="harness-"))
         self._workers: dict[int, _Started] = {}
         self._listening: dict[Any, int] = {}
-        self._spares: dict[Any, Any] = {}  # asked for and not yet used: from the answer that says it is ready
-        self._ready: set[Any] = set()  # those of them that have started: they need not be waited for
-        self._wanted = time.monotonic()  # room, last
+        self._spares: dict[Any, Any] = {}  # requested and not yet used: by the pending answer that says it is ready
+        self._ready: set[Any] = set()  # the spares that have started
+        self._wanted = time.monotonic()  # when room was last needed
         self._failures = self._next = self._head_misses = 0
         self._looked = 0.0
         self._reach = f"reach-{uuid.uuid4().hex}"
@@ -68,25 +68,25 @@ class RayWorkers:
         self._gpus = gpus if gpus is not None else float(have.get("GPU", 0) > 0)
 
     def fit(self, report: PreflightReport) -> int:
-        """Gives a trial as many cores as threads, unless told otherwise; how many the cluster holds as it is now."""
+        """The number of trials that fit into the cluster now. A trial gets a core for each thread by default."""
         if self._cpus is None:
             self._cpus = float(report.threads or 1)
             if self._cpus != 1:
-                self._drop_spares()  # they were asked for with one core
+                self._drop_spares()  # they were requested with one core
         have, need = ray.cluster_resources(), {"CPU": self._cpus, "GPU": self._gpus}
         return max(1, int(min(have.get(name, 0) / amount for name, amount in need.items() if amount)))
 
     def has_room(self) -> bool:
-        """Whether a worker that is asked for now starts at once."""
+        """Whether a new worker would start at once."""
         self._wanted = time.monotonic()
-        while len(self._spares) < max(SPARES, len(self._workers)):  # doubles: a hundred nodes are not filled one by one
+        while len(self._spares) < max(SPARES, len(self._workers)):  # doubles, so that a hundred nodes are filled fast
             options = {"num_cpus": self._cpus or 1, "num_gpus": self._gpus, "max_restarts": 0, "max_concurrency": 4}
             actor = ray.remote(**options)(RayActor).remote(self._shipment)
             self._spares[actor.place.remote()] = actor
         return self._find_ready() is not None
 
     def start(self) -> int:
-        """Takes a worker that is ready, and waits until one is; its number."""
+        """Waits for a worker that is ready, and takes it; returns its number."""
         since, is_told = time.monotonic(), False
         while not self.has_room():
             self._check_head()
@@ -107,15 +107,15 @@ class RayWorkers:
         return str(self._workers[worker].place)
 
     def send(self, worker: int, message: Any) -> None:
-        """Sends a message; one to a dead worker is dropped, and its death is received."""
+        """Sends a message. If the worker has died, the message is dropped, and `receive` returns a `Lost`."""
         if isinstance(message, Train) and isinstance(message.paths, Path):
             message = replace(message, reach=self._mark(message.paths))
         if worker in self._workers:
             self._workers[worker].actor.tell.remote(message)
 
     def receive(self, timeout_seconds: float | None = None) -> list[tuple[int, Any]]:
-        """Everything that was said since, in the order each worker said it; waits for something to come."""
-        if time.monotonic() - self._wanted > SPARE_SECONDS:  # all trials are on their way: others may have the room
+        """Waits for messages, and returns all that have arrived, in the order of each worker."""
+        if time.monotonic() - self._wanted > SPARE_SECONDS:  # no more trials to start: give the room back
             self._drop_spares()
         ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
@@ -140,14 +140,14 @@ class RayWorkers:
         ray.kill(started.actor)
 
     def kill_all(self) -> None:
-        """Ends every worker at once. What they wrote is whole or not there."""
+        """Kills every worker at once. Their files are complete or not there."""
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._marked is not None:
             self._marked.unlink(missing_ok=True)
         if not ray.is_initialized():
             return
         if self._head_misses >= HEAD_TRIES:
-            return  # its workers end without it
+            return  # its workers end by themselves
         for actor in [*(started.actor for started in self._workers.values()), *self._spares.values()]:
             ray.kill(actor)
         self._workers.clear()
@@ -156,8 +156,8 @@ class RayWorkers:
         ray.shutdown()
 
     def close(self) -> None:
-        """Ends every worker after what it is doing."""
-        self.kill_all()  # the driver has heard the end of everything that it asked for
+        """Ends every worker after its present work."""
+        self.kill_all()  # the driver has received every end
 
     def _drop_spares(self) -> None:
         for actor in self._spares.values():
@@ -166,14 +166,14 @@ class RayWorkers:
         self._ready.clear()
 
     def _find_ready(self) -> tuple[Any, Place] | None:
-        """A worker that has started and has nothing to do; raises `HarnessError` where none can start."""
+        """A worker that has started and is idle. Raises `HarnessError` if none can start."""
         ready, _ = ray.wait(list(self._spares), num_returns=len(self._spares), timeout=0)
         for reference in ready:
             try:
                 place = ray.get(reference)
             except RayError as error:
                 del self._spares[reference]
-                self._failures += CANNOT_START in str(error)  # and not: its node went before it had started
+                self._failures += CANNOT_START in str(error)  # not if its node was lost before it started
                 if self._failures >= START_TRIES or isinstance(error, RuntimeEnvSetupError):
                     message = f"A worker could not start on the cluster: {_last_line(error)}"
                     raise HarnessError(message, exit_code=FAILED) from None
@@ -193,8 +193,8 @@ class RayWorkers:
         except RayError as error:
             del self._workers[number]
             is_node = isinstance(error, ActorUnavailableError)
-            if self._head is None or _answers(self._head):  # who asks a head that is gone waits for a minute
-                ray.kill(started.actor)  # it may live on behind a broken connection
+            if self._head is None or _answers(self._head):  # a call to a lost head would wait for a minute
+                ray.kill(started.actor)  # it may still run, behind a broken connection
                 alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
                 is_node = is_node or started.place.node not in alive
             return [(number, Lost(exit_code=None, place=str(started.place), is_node=is_node))]
@@ -205,21 +205,21 @@ class RayWorkers:
         return [(number, message) for message in said]
 
     def _mark(self, paths: Path) -> str:
-        """Leaves a file in the folder of epochs by which a worker knows that it sees the same one."""
+        """Writes a file into the folder of epochs; a worker that finds it sees the same folder."""
         if self._marked is None:
             self._marked = paths / self._reach
             self._marked.touch()
         return self._reach
 
     def _check_head(self) -> None:
-        """Raises `HarnessError` when the head of the cluster is gone: Ray itself would wait for a minute, and abort."""
+        """Raises `HarnessError` when the head of the cluster is lost. Ray itself would wait for a minute, and abort."""
         if self._head is None or time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         self._head_misses = 0 if _answers(self._head) else self._head_misses + 1
         if self._head_misses >= HEAD_TRIES:
             raise HarnessError(
-                f"The head of the Ray cluster at {self._head} is gone. Everything trained so far is kept; "
+                f"The head of the Ray cluster at {self._head} is lost. Everything trained so far is kept; "
                 "the same command goes on once the cluster is back.",
                 exit_code=FAILED,
             )
@@ -231,7 +231,7 @@ class RayWorkers:
 
 
 def _check_fit(option: str, wanted: float | None, resource: str) -> None:
-    """Raises `HarnessError` where a trial is to get more than this machine has: nothing comes to it later."""
+    """Raises `HarnessError` if a trial would need more than this machine has."""
     have = ray.cluster_resources().get(resource, 0)
     if wanted is not None and wanted > have:
         ray.shutdown()
@@ -239,7 +239,7 @@ def _check_fit(option: str, wanted: float | None, resource: str) -> None:
 
 
 def _connect(address: str, folder: Path) -> None:
-    """Connects to a cluster, or starts one on this machine, whose workers get this package and the folder."""
+    """Connects to a cluster, or starts one on this machine. Its workers get this package and the folder."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address not in ("auto", "local") and not (host and port.isdecimal()):
@@ -255,7 +255,7 @@ def _connect(address: str, folder: Path) -> None:
         "excludes": ["__pycache__"],
     }
     here = {"num_cpus": count_cores(), "include_dashboard": False} if address == "local" else {}
-    # Where a node goes, Ray prints some fifty lines of its own log into ours, and no public option stops it.
+    # When a node is lost, Ray prints fifty lines of its log. No public option prevents that.
     ray._private.worker._worker_logs_enabled = False
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)

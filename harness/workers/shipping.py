@@ -1,4 +1,4 @@
-"""What a spec needs on another machine: its file and the local modules that it imports, in a folder that travels."""
+"""Packs a spec for other machines: its file and the local modules that it imports, in one folder."""
 
 import ast
 import os
@@ -11,24 +11,24 @@ from pathlib import Path
 from harness.files import file_digest, write_whole
 from harness.spec import local_roots, read_source
 
-ELSEWHERE = "_spec"  # in the folder: what lies outside the working folder of the driver
+ELSEWHERE = "_spec"  # subfolder for files from outside the driver's working folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """A spec on its way: where it is on the driver's machine, where in the folder that travels, and what it is."""
+    """A packed spec: its place on the driver's machine, its place in the packed folder, and its digests."""
 
     spec: Path  # as the user names it
     working_folder: Path
-    shipped_spec: Path  # in the folder that travels
-    digests: dict[Path, str | None]  # of each file, by its place on the driver's machine
+    shipped_spec: Path  # in the packed folder
+    digests: dict[Path, str | None]  # of each file, by its path on the driver's machine
 
     def settle(self, load: Callable[[Path], None]) -> bool:
-        """Loads the spec on this machine; whether it was used where it stands.
+        """Loads the spec on this machine; returns whether the original files were used.
 
-        Where the very same files stand at the very same places (the driver's machine, a shared home), they
-        are used there, and so are relative paths to data; elsewhere those that travelled, in the folder that
-        this process was started in. What is edited or moved while it is loaded counts as elsewhere.
+        If this machine has the same files at the same paths (the driver's machine, a shared home), they are used, and
+        relative paths to data work. Otherwise the packed files are used, in the folder in which this process was
+        started; also if a file is edited or moved during loading.
         """
         travelled, places = Path.cwd().resolve(), list(sys.path)
         if self._stands():
@@ -48,7 +48,7 @@ class Shipment:
 
 
 def pack_spec(spec: Path, folder: Path) -> Shipment:
-    """Copies a spec and its local modules into a folder; raises `HarnessError` where the spec cannot be read."""
+    """Copies a spec and its local modules into a folder. Raises `HarnessError` if the spec cannot be read."""
     working_folder = Path.cwd().resolve()
     sources = dict(_find_sources(spec.resolve(), read_source(spec), local_roots(spec)))
     places = {path: _place(path, spec.resolve().parent, working_folder) for path in sources}
@@ -63,7 +63,7 @@ def pack_spec(spec: Path, folder: Path) -> Shipment:
 
 
 def _find_sources(file: Path, text: str, roots: list[Path]) -> Iterator[tuple[Path, str]]:
-    """The file and every local module that it may import, with their texts; each once."""
+    """The file and every local module that it may import, each once, with their texts."""
     found = {file: text}
     waiting = [file]
     while waiting:
@@ -80,7 +80,7 @@ def _imported(text: str) -> set[str]:
     """The top-level names that a source imports."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except SyntaxError:  # loading it says where
+    except SyntaxError:  # loading it gives the error message
         return set()
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
@@ -111,5 +111,5 @@ def _digest_of_file(path: Path) -> str | None:
 
 
 def _holds(place: str, shipment: Shipment) -> bool:
-    """Whether a place of the import path is the folder that travelled: its modules would hide the local ones."""
+    """Whether an entry of the import path is the packed folder: its modules would hide the local ones."""
     return Path(place or ".").resolve() != shipment.working_folder and (Path(place) / shipment.shipped_spec).is_file()

@@ -1,4 +1,4 @@
-"""A worker: a process that loads specs and trains runs, and says what happened. It has no store and no screen."""
+"""A worker: a process that loads specs, trains runs, and sends messages about them. It has no store and no screen."""
 
 import os
 import signal
@@ -40,8 +40,8 @@ Receive = Callable[[], Any]
 
 
 def main(connection: Connection) -> None:
-    """Serves requests until the driver says None or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    """Serves requests until the driver sends None or has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_the_driver()
     worker = Worker()
@@ -53,7 +53,7 @@ def main(connection: Connection) -> None:
 
 
 class Worker:
-    """Answers one request at a time; keeps the spec and the data of the last one."""
+    """Answers one request at a time. Keeps the spec and the data of the last one."""
 
     def __init__(self) -> None:
         keep_memory()
@@ -61,7 +61,7 @@ class Worker:
         self._spec: Spec | None = None
 
     def serve(self, request: Request, send: Send, receive: Receive) -> None:
-        """Does what is asked; whatever goes wrong becomes a `Failed`."""
+        """Serves a request; an error becomes a `Failed`."""
         try:
             match request:
                 case Describe():
@@ -85,12 +85,12 @@ class Worker:
                 torch.cuda.empty_cache()
 
     def load(self, path: Path) -> Spec:
-        """Loads a spec, and keeps it for the runs to come."""
+        """Loads a spec, and keeps it for later runs."""
         self._spec = load_spec(path)
         return self._spec
 
     def _load_late(self, request: Train) -> Spec | None:
-        """The spec in a worker that has none yet; None where it is not what it was when the command began."""
+        """Loads the spec in a worker that has none yet; None if it has changed since the command began."""
         try:
             spec = self.load(request.spec)
         except HarnessError:
@@ -171,7 +171,7 @@ class Worker:
 
 
 def _send_with_files(folder: Path, send: Send, message: Any) -> None:
-    """Sends a message, and before the last one of a run its checkpoints."""
+    """Sends a message; before the last message of a run, also its checkpoints."""
     if isinstance(message, Done):
         for file in sorted(folder.glob("*.pth.tar")):
             send(Checkpoint(name=file.name, content=file.read_bytes()))
@@ -179,9 +179,7 @@ def _send_with_files(folder: Path, send: Send, message: Any) -> None:
 
 
 def _failed(error: Exception, request: Request) -> Failed:
-    is_theirs = isinstance(error, UserCodeError) and not isinstance(
-        request, Train
-    )  # the spec's first try: it tells more
+    is_theirs = isinstance(error, UserCodeError) and not isinstance(request, Train)  # tried for the first time
     if not is_theirs and not is_out_of_memory(error) and (fault := machine_fault(error)) is not None:
         return Failed(kind="machine", message=f"{fault}. {KEPT}")
     if isinstance(error, UserCodeError):
@@ -194,7 +192,7 @@ def _failed(error: Exception, request: Request) -> Failed:
 
 
 def _die_with_the_driver() -> None:
-    """Ends this process when the driver is gone, even in the middle of an epoch. Nothing half-written stays."""
+    """Ends this process when the driver has ended, even in the middle of an epoch. No incomplete file is left."""
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel

@@ -106,7 +106,7 @@ def test_a_constant_channel_has_deviation_1() -> None:
         ({"targets": torch.full((10,), float("inf"))}, "targets hold NaN"),
         ({"inputs": torch.zeros(10)}, r"need a shape \(N, ...\)"),
         ({"inputs": torch.zeros(10, 32, 32, 3, dtype=torch.uint8)}, r"look like \(N, H, W, C\)"),
-        ({"validation": 10}, "leaves nothing to train on"),
+        ({"validation": 10}, "nothing is left to train on"),
         ({"validation": 0}, "count of at least 1 or a fraction"),
         ({"validation": 1.5}, "count of at least 1 or a fraction"),
         ({"validation": (torch.zeros(3, 5), torch.zeros(3, dtype=torch.int64))}, "validation inputs"),

@@ -15,7 +15,7 @@ from small import SPEC, edit
 
 Harness = Callable[..., Finished]
 SWEEP = ("sweep", "small.py", "--jobs", 1, "--trials", 3)
-SENTENCE = "Everything trained so far is kept; once that is mended, the same command goes on."
+SENTENCE = "Everything trained so far is kept; once that is fixed, the same command goes on."
 # In the middle of a trial a worker meets the fault that a file `broken` names, as long as that is there.
 BREAKING = """    def loss(self):
         import subprocess

@@ -136,7 +136,7 @@ def test_a_server_that_goes_away_is_said_and_changes_no_result(
         server.stop()
     done = started.wait()
     assert done.code == 0, done
-    assert 1 <= done.out.count("s3://bucket/gone is away (Could not connect") <= 2, "each worker says it once"
+    assert 1 <= done.out.count("s3://bucket/gone cannot be reached (Could not connect") <= 2, "each worker says it once"
     assert epochs(done) == epochs(local), "this node's cache has them all"
     assert_equal(project / "gone", project / "local")
 

@@ -215,7 +215,7 @@ def test_while_the_address_is_away_the_cache_is_used_and_what_is_written_waits(
     tree.keep_state(NAME)
     assert tree.find(NAME) == NODE and tree.load_state(NAME) is not None
     told = tree.news()
-    assert told is not None and f"{address} is away (the cable is out)" in told
+    assert told is not None and f"{address} cannot be reached (the cable is out)" in told
     assert tree.news() is None, "once"
     broken(False)
     assert names(address) == []
@@ -270,7 +270,7 @@ def test_an_address_is_tried_before_it_is_used(address: str, monkeypatch: pytest
     assert check_address(address) is None
     assert names(address) == []
     monkeypatch.setattr(open_objects(address), "create", lambda name, content: True)
-    assert "knows no writing without overwriting" in str(check_address(address))
+    assert "has no conditional writes" in str(check_address(address))
 
 
 def test_an_address_that_fsspec_does_not_know_is_said() -> None:

@@ -122,7 +122,7 @@ def test_a_node_that_does_not_see_the_drivers_folder_says_so(tmp_path: Path) -> 
         checkpoints=tmp_path, reach="word",
     )  # fmt: skip
     missing = unreachable(request)
-    assert missing is not None and missing.message.startswith(f"it does not see the folder {tmp_path} of the driver. ")
+    assert missing is not None and missing.message.startswith(f"it does not see the driver's folder {tmp_path}. ")
     (tmp_path / "another").touch()
     assert unreachable(request) is not None
     (tmp_path / "word").touch()
