@@ -1,4 +1,4 @@
-"""The command line: arguments to one call each."""
+"""The command line: each command is one function call."""
 
 from harness.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command line: `sweep` and `train` here, what looks at runs in `results`; each argument to one call.
+"""The command line: `sweep` and `train` are here, the commands that show runs in `results`.
 
 Torch and MLflow are loaded by the commands that need them.
 """
@@ -64,10 +64,8 @@ def sweep(
     demo: Demo = False,
     assignments: Set = None,
     epochs: Epochs = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin a new study; earlier runs stay.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the spec, say what would be done, write nothing.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start a new study; earlier runs are kept.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the spec, print the plan, write nothing.")] = False,
     register: Register = True,
     path_budget: Budget = None,
     ray: Ray = None,
@@ -79,13 +77,13 @@ def sweep(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Search the hyperparameters of SPEC. Run again, it goes on where it stopped."""
+    """Search the hyperparameters of SPEC. The same command again continues where it stopped."""
     from harness.searching import commands
     from harness.searching.plan import Options
 
     use_data(data_dir)
     if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
-        raise HarnessError("--cpus-per-trial and --gpus-per-trial are Ray's to keep: give --ray as well.")
+        raise HarnessError("--cpus-per-trial and --gpus-per-trial need --ray.")
     options = Options(
         spec=spec,
         store=store,
@@ -120,7 +118,7 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN_OR_FILE",
-            help="Go on from a run, or from a checkpoint file of any loop.",
+            help="Start from a run, or from a checkpoint file of any training loop.",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +149,7 @@ def train(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Train one run of SPEC, at its defaults or what --set says. Run again, it goes on."""
+    """Train one run of SPEC, at its defaults or the values of --set. The same command again continues it."""
     from harness.searching import commands
     from harness.searching.plan import Options
 
@@ -176,10 +174,10 @@ app.add_typer(results)
 
 
 def main() -> None:
-    """The entry point: errors that a user can mend are one or two sentences, anything else is a bug."""
+    """The entry point. An error of the user is printed as one or two sentences; any other error is a bug."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may be bytes of any kind
+            stream.reconfigure(errors="backslashreplace")  # file names can have bytes that are not text
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:
@@ -194,7 +192,7 @@ def main() -> None:
         code = FAILED
     except Exception as error:
         code = _show(error)
-    keep_loaded()  # else the end of the process looks through all that it imported once more
+    keep_loaded()  # else the garbage collector searches all imports at the end
     sys.exit(code or 0)
 
 

@@ -1,4 +1,4 @@
-"""The arguments that commands share: their help, and how durations, sizes and numbers of jobs are written."""
+"""The arguments that several commands have: their help, and the parsing of durations, sizes and numbers of jobs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ SpecArgument = Annotated[
     Path, typer.Argument(metavar="SPEC", help="The spec file, such as experiments/vgg_cifar.py.", show_default=False)
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'best'.")]
-BestOf = "The spec whose best run is meant, where RUN is 'best' and the store has more than one."
+BestOf = "With RUN 'best': the spec whose best run is meant. Needed if the store has several."
 Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where runs, checkpoints and epochs are kept.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", help="What to compute on.")]
 DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
@@ -24,24 +24,24 @@ Study = Annotated[
     typer.Option(
         "--study",
         metavar="NUMBER|all",
-        help="The study that is meant: 1 is the first of the spec.  [default: the newest]",
+        help="The number of the study, from 1.  [default: the newest]",
         show_default=False,
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; may be given again."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Fix a hyperparameter or a setting; can be repeated."),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option("--trials", metavar="N", min=1, help="Trials in all, earlier ones counted.", show_default=False),
+    typer.Option("--trials", metavar="N", min=1, help="Trials in all, including earlier ones.", show_default=False),
 ]
 Timeout = Annotated[
     str | None,
     typer.Option(
         "--timeout",
         metavar="TIME",
-        help="Start no trial after so long, such as 90s, 30m, 1h30m.",
+        help="Start no trial after this time, such as 90s, 30m, 1h30m.",
         show_default=False,
     ),
 ]
@@ -54,7 +54,7 @@ Register = Annotated[
 Epochs = Annotated[
     int | None,
     typer.Option(
-        "--epochs", metavar="N", min=1, help="Epochs a run, in all; known ones are reused.", show_default=False
+        "--epochs", metavar="N", min=1, help="Epochs of a run, in all; known epochs are reused.", show_default=False
     ),
 ]
 Budget = Annotated[
@@ -62,7 +62,7 @@ Budget = Annotated[
     typer.Option(
         "--path-budget",
         metavar="SIZE",
-        help="Room for the states that later runs start from, such as 5GB.  "
+        help="Most disk space for states that later runs start from, such as 5GB.  "
         "[default: 20GB, or a tenth of the free disk; at an address 100GB]",
         show_default=False,
     ),
@@ -92,7 +92,7 @@ Gpus = Annotated[
         "--gpus-per-trial",
         metavar="N",
         min=0,
-        help="GPUs of a trial on Ray, such as 0.25.  [default: 1 where there are any]",
+        help="GPUs of a trial on Ray, such as 0.25.  [default: 1 if there are any]",
         show_default=False,
     ),
 ]
@@ -111,7 +111,7 @@ Paths = Annotated[
     typer.Option(
         "--paths",
         metavar="PLACE",
-        help="Where epochs are kept, if not in the store: a folder that all nodes see, or an address such as "
+        help="Where epochs are kept, if not in the store: a folder that all nodes can reach, or an address such as "
         "s3://BUCKET/NAME.",
         show_default=False,
     ),
@@ -146,7 +146,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_place(text: str) -> Path | str:
-    """A folder, or an address of another kind.
+    """A folder, or an address.
 
     >>> parse_place("/shared/epochs"), parse_place("s3://bucket/epochs/"), parse_place("file:///shared/epochs")
     (PosixPath('/shared/epochs'), 's3://bucket/epochs', PosixPath('/shared/epochs'))
@@ -164,6 +164,6 @@ def parse_jobs(text: str) -> int | None:
 
 
 def use_data(folder: Path) -> None:
-    """Makes a folder the one where data is looked for and downloaded to."""
+    """Sets the folder for data and downloads."""
     if folder != DATA:
         os.environ["HARNESS_DATA_DIR"] = str(folder)

@@ -1,4 +1,4 @@
-"""Commands that look at runs: tables, models back from their artifacts, comparisons, pages."""
+"""The commands that show and use finished runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ def runs(
     spec: SpecArgument,
     sort: Annotated[
         str | None,
-        typer.Option(metavar="METRIC", help="Order by this metric's last value instead.", show_default=False),
+        typer.Option(metavar="METRIC", help="Sort by the last value of this metric.", show_default=False),
     ] = None,
     study: Study = None,
     as_json: Json = False,
@@ -71,7 +71,7 @@ def best(
 
             run = opened.client.get_run(record.run_id)
             loaded = load(opened, run, device=device)
-            _ = loaded.built.data.test  # an error where there is none: nothing was seen then
+            _ = loaded.built.data.test  # raises an error if there is no test part, before the use is noted
             looks = note_look(opened, [run], by="best --test")
             tested = loaded.measure("test")
     if as_json:
@@ -98,8 +98,8 @@ def reload(
 ) -> None:
     """Rebuild RUN from its artifacts alone, and measure it again.
 
-    The measures on the validation part are compared with those that were logged: equal to the last bit on
-    the same kind of device, within a stated tolerance on another. Exit code 1 says that they are not.
+    The metrics on the validation part are compared with the logged ones. They must be equal to the last bit on the
+    same kind of device, and within a printed tolerance on another one. Exit code 1: they are not.
     """
     from harness.reporting.tables import verification_lines
     from harness.results import reload as reloading
@@ -135,7 +135,7 @@ def predict(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Class and probability of image files, by RUN's model."""
+    """Print class and probability of image files, by RUN's model."""
     from harness.reporting.tables import prediction_lines
     from harness.results.reload import load_run
 
@@ -174,10 +174,10 @@ def compare(
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Say what differs between runs, and whether it is real.
+    """Compare runs: parameters, metrics, and whether the difference is significant.
 
-    The models are measured again on the same validation images: the paired bootstrap says by how much one is
-    better, McNemar's test how likely so much is by chance.
+    The models are measured again on the same validation images. The paired bootstrap says how much better one is,
+    McNemar's test how likely this difference is by chance.
     """
     from harness.reporting import comparison
     from harness.results import compare as comparing
@@ -196,7 +196,7 @@ def compare(
 @app.command()
 def confirm(
     spec: SpecArgument,
-    seeds: Annotated[int, typer.Option(metavar="N", min=2, help="Other seeds, in all; known runs count.")] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=2, help="Other seeds, in all, including earlier runs.")] = 5,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Runs at once; results do not depend on it.")] = "auto",
     as_json: Json = False,
     demo: Demo = False,
@@ -206,8 +206,8 @@ def confirm(
 ) -> None:
     """Train the best run of SPEC again with other seeds.
 
-    Says mean, standard deviation and interval over the seeds, and only then looks at the test part, once. Run
-    again, it goes on; that the test part was looked at, and when, is kept in MLflow.
+    Prints mean, standard deviation and interval over the seeds, then measures on the test part, once. The same command
+    again continues. Each use of the test part is noted in MLflow.
     """
     from harness.reporting import confirmation
     from harness.searching import commands
@@ -228,7 +228,7 @@ def report(
     spec: SpecArgument,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write it; in the store where not given.", show_default=False),
+        typer.Option(metavar="FILE", help="The file to write.  [default: in the store]", show_default=False),
     ] = None,
     demo: Demo = False,
     store: Store = MLRUNS,
@@ -262,9 +262,7 @@ def report(
 def ui(
     spec: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="SPEC", help="The spec whose runs to show; all where none is named.", show_default=False
-        ),
+        typer.Argument(metavar="SPEC", help="The spec whose runs to show.  [default: all]", show_default=False),
     ] = None,
     study: Study = None,
     demo: Demo = False,

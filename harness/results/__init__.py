@@ -1,1 +1,1 @@
-"""What became of runs: models back from them, compared, confirmed, exported."""
+"""What is done with finished runs: reload, compare, confirm, register, export."""

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, what each measured, and whether the difference is real."""
+"""Compares runs: what differs between them, their metrics, and whether the difference is significant."""
 
 import difflib
 import itertools
@@ -50,7 +50,7 @@ TAGS = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
-    """A run's model on the validation images, one by one: 1 or 0 for right or wrong, or the absolute error."""
+    """The scores of a run's model on each validation image: 1 or 0 for right or wrong, or the absolute error."""
 
     measure: str  # "accuracy" or "mean_absolute_error"
     scores: Array  # (N,)
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Side:
-    """One run of a comparison. `measured` is None where its model cannot be had, and `reason` says why."""
+    """One run of a comparison. `measured` is None if its model cannot be measured; `reason` says why."""
 
     label: str
     experiment: str
@@ -83,14 +83,14 @@ class Side:
 class Pair:
     """Two models on the same validation images, the better one first.
 
-    `difference` is in the measure's own unit and positive where `first` is the better; None where they
-    cannot be compared image by image, and `reason` says why. `p_value` is McNemar's; None for regression.
+    `difference` is in the unit of the measure, and positive if `first` is better. It is None if they cannot be compared
+    image by image; `reason` says why. `p_value` is that of McNemar's test; None for regression.
     """
 
     first: Side
     second: Side
     difference: Estimate | None = None
-    both: int = 0  # images that both have right, and so on
+    both: int = 0  # images that both have right; the next ones likewise
     only_first: int = 0
     only_second: int = 0
     neither: int = 0
@@ -101,7 +101,7 @@ class Pair:
     def is_real(self) -> bool:
         """Whether the interval excludes zero and, for classes, McNemar's test agrees.
 
-        Both: of few images that differ, the bootstrap alone is too sure.
+        Both are needed: with few images that differ, the bootstrap's interval is too narrow.
         """
         if self.difference is None:
             return False
@@ -111,15 +111,15 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Runs in the order in which they were named, and the best of them against each other one.
+    """Runs in the order in which they were named, and the comparison of the best one with each other one.
 
-    `differing` holds, for each group, what is not the same in all runs: one value a run. `code` is what
-    changed in the code from the first run to each other one, `diffs` the same as unified diffs.
+    `differing` holds, for each group, the entries that are not the same in all runs: one value for each run. `code`
+    names the parts of the code that changed from the first run to each other one; `diffs` shows them as unified diffs.
     """
 
     sides: tuple[Side, ...]
     differing: dict[str, dict[str, tuple[Any, ...]]]  # "params", "settings", "environment"
-    alike: dict[str, Any]  # params that are the same in all runs
+    alike: dict[str, Any]  # the params that are the same in all runs
     code: tuple[list[str], ...]
     diffs: tuple[list[str], ...]
     pairs: tuple[Pair, ...]
@@ -133,17 +133,17 @@ def compare(
     experiment: str | None = None,
     device: str = "auto",
 ) -> Comparison:
-    """Compares runs of a store, named by run ids, unique prefixes, or `best` (of `experiment`
-    and its newest study, or another `study`).
+    """Compares runs of a store. A run is named by its id, a unique beginning of it, or `best`
+    (of `experiment` and its newest study, or another `study`).
 
-    Models are measured again on the validation part, image by image. Each comparison with the best run is at
-    a level at which all of them together are wrong in at most 5 of 100 cases (Bonferroni): 95% for two runs.
-    Raises `HarnessError` where a run is not found, or there are fewer than two.
+    Models are measured again on the validation part, image by image. With several comparisons, each one's level is
+    such that all together are wrong in at most 5 of 100 cases (Bonferroni); for two runs it is 95%.
+    Raises `HarnessError` if a run is not found, or if there are fewer than two.
     """
     opened = Store(Path(store))
     found = [find_run(opened, text, experiment, study=study) for text in runs]
     if len({run.info.run_id for run in found}) < max(2, len(found)):
-        raise HarnessError("Name at least two runs, each of them once. `python -m harness runs SPEC` lists them.")
+        raise HarnessError("Name at least two different runs. `python -m harness runs SPEC` lists them.")
     if len(found) > len(LABELS):
         raise HarnessError(f"{len(found)} runs are too many to read; name at most {len(LABELS)}.")
     return compare_runs(opened, found, device=device)
@@ -170,7 +170,7 @@ def compare_runs(store: Store, runs: Sequence["Run"], *, device: str = "auto") -
 
 
 def compare_pair(first: Side, second: Side, *, level: float = LEVEL) -> Pair:
-    """Whether one of two models is really better, on the validation images that both have seen."""
+    """Whether one of two models is significantly better on the same validation images."""
     for side in (first, second):
         if side.measured is None:
             return Pair(first=first, second=second, reason=f"{side.label} cannot be measured: {side.reason}")
@@ -183,7 +183,7 @@ def compare_pair(first: Side, second: Side, *, level: float = LEVEL) -> Pair:
     if one.part != two.part:
         reason = "their validation parts differ, so they cannot be compared image by image"
         return Pair(first=first, second=second, reason=reason)
-    sign = 1.0 if one.measure == "accuracy" else -1.0  # of errors, the smaller is the better
+    sign = 1.0 if one.measure == "accuracy" else -1.0  # a smaller error is better
     if sign * two.mean > sign * one.mean:
         first, second, one, two = second, first, two, one
     difference = paired_bootstrap(sign * (one.scores - two.scores), level=level)
@@ -204,7 +204,7 @@ def compare_pair(first: Side, second: Side, *, level: float = LEVEL) -> Pair:
 
 
 def diff_sources(first: Side, second: Side) -> list[str]:
-    """A unified diff of the spec files, and of the local modules that travelled with them."""
+    """A unified diff of the spec files and their local modules."""
     spec, other = next(iter(first.sources), ""), next(iter(second.sources), "")
     paths = [(spec, other)] if spec and other else []
     paths += [(path, path) for path in sorted({*first.sources, *second.sources} - {spec, other})]
@@ -226,7 +226,7 @@ def measure_each(loaded: LoadedRun) -> Measured:
     return Measured(
         measure="accuracy" if is_classes else "mean_absolute_error",
         scores=scores.double().numpy(),
-        # Augmentation or the training part may differ where the validation images do not.
+        # The validation images can be the same although the training part or the augmentation differs.
         part=data_digest(whole, {}) if whole is not None else data.digest,
     )
 
@@ -314,7 +314,7 @@ def _code_changes(first: Side, second: Side) -> list[str]:
 
 
 def _pairs(sides: Sequence[Side]) -> tuple[Pair, ...]:
-    """The best run against each other one: best by what was measured here, else by the objective."""
+    """The best run with each other one. "Best" is by the new measurement, or else by the objective."""
     if len(sides) == 2:
         return (compare_pair(*sides),)
 

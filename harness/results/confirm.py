@@ -1,4 +1,4 @@
-"""Does the best run hold? Its values again with other seeds, and only then the test part, once."""
+"""Confirms the best run: its values are trained with other seeds, then measured on the test part once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 COMMAND = "confirm"
-ENDED = ("FINISHED", "DIVERGED")  # the same seed again would give the same
+ENDED = ("FINISHED", "DIVERGED")  # final: the same seed would give the same result again
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A measure over the seeds: its mean with Student's t interval, and its standard deviation."""
+    """A measure over the seeds: the mean with Student's t interval, and the standard deviation."""
 
     mean: Estimate
     standard_deviation: float
@@ -30,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded:
-    """The values of the best run, trained with another seed. `test` is empty where the data has no test part."""
+    """A run with the values of the best run and another seed. `test` is empty if the data has no test part."""
 
     seed: int
     record: RunRecord
@@ -39,11 +39,11 @@ class Seeded:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """The best run, its values with other seeds, and what they come to.
+    """The best run, the runs with other seeds, and their statistics.
 
-    The best run is not among `runs`: it was chosen for its value, which is therefore likely too good.
-    `spreads` holds the objective and each measure of the test part; only runs that finished count.
-    `looks` are the looks at the test part, and `is_new_look` says whether the last of them was now.
+    The best run is not in `runs`: it was chosen for its value, so its value is likely too good. `spreads` holds the
+    objective and each measure on the test part; only finished runs count. `looks` are the uses of the test part;
+    `is_new_look` says whether the last one is from now.
     """
 
     best: RunRecord
@@ -65,16 +65,16 @@ def chosen_seeds(loaded: LoadedRun, count: int) -> range:
 
 
 def missing_seeds(store: Store, best: "Run", seeds: range) -> list[int]:
-    """The seeds that no run of their own came to an end with."""
+    """The seeds whose runs have not ended."""
     ended = _find_ended(store, best)
     return [seed for seed in seeds if seed not in ended]
 
 
 def conclude(store: Store, best: "Run", loaded: LoadedRun, seeds: range, *, device: str) -> Confirmation:
-    """What the runs of these seeds come to; those that were not measured on the test part are measured now.
+    """The statistics of the runs with these seeds. Runs that were not measured on the test part are measured now.
 
-    Nothing is chosen between the seeds, so measuring all of them on the test part is one look at it; it is
-    noted in MLflow before it is taken. Raises `HarnessError` where fewer than two seeds finished.
+    Nothing is chosen between the seeds, so measuring all of them counts as one use of the test part. It is noted in
+    MLflow before the measurement. Raises `HarnessError` if fewer than two seeds finished.
     """
     ended = {seed: run for seed, run in _find_ended(store, best).items() if seed in seeds}
     finished = [run for run in ended.values() if to_record(run).value is not None]
@@ -86,7 +86,7 @@ def conclude(store: Store, best: "Run", loaded: LoadedRun, seeds: range, *, devi
         )
     has_test = loaded.built.data.load_test is not None
     is_new_look = has_test and _measure_test(store, finished, device=device)
-    ended = _find_ended(store, best)  # with what the test part gave
+    ended = _find_ended(store, best)  # with the results on the test part
     runs = tuple(
         Seeded(seed=seed, record=to_record(ended[seed]), test=_tested(ended[seed])) for seed in seeds if seed in ended
     )
@@ -101,7 +101,7 @@ def conclude(store: Store, best: "Run", loaded: LoadedRun, seeds: range, *, devi
 
 
 def _find_ended(store: Store, best: "Run") -> dict[int, "Run"]:
-    """The runs that repeat a run and came to an end of their own, by seed."""
+    """The ended runs that repeat a run with another seed, by seed."""
     query = f"{where(KIND, CONFIRM)} AND {where(CONFIRMS, best.info.run_id)}"
     found = store.find_runs(best.info.experiment_id, query)
     return {int(run.data.tags[SEED]): run for run in found if to_record(run).status in ENDED}
@@ -117,7 +117,7 @@ def identity_of_run(run: "Run", loaded: LoadedRun) -> dict[str, Any]:
 
 
 def _measure_test(store: Store, runs: Sequence["Run"], *, device: str) -> bool:
-    """Measures runs on the test part that have not been, and logs it; whether there were any."""
+    """Measures and logs the test part for runs that lack it; returns whether there were any."""
     untested = [run for run in runs if not _tested(run)]
     if not untested:
         return False
@@ -135,7 +135,7 @@ def _tested(run: "Run") -> dict[str, float]:
 
 
 def _spreads(objective: str, runs: Sequence[Seeded]) -> dict[str, Spread]:
-    """The objective over the seeds, and each measure of the test part."""
+    """The statistics of the objective, and of each measure on the test part."""
     finished = [run for run in runs if run.record.value is not None]
     columns = {objective: [run.record.value for run in finished if run.record.value is not None]}
     for name in dict.fromkeys(name for run in finished for name in run.test):

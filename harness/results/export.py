@@ -1,4 +1,4 @@
-"""A run's model without this project: exported by torch, loaded and served by plain MLflow, no pickle inside."""
+"""Exports a run's model with torch, without pickle. MLflow alone loads and serves it, without this package."""
 
 import importlib.metadata
 import tempfile
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-EXAMPLES = 2  # inputs that trace the model: with a single one the size of a batch would be fixed
+EXAMPLES = 2  # inputs to trace the model with: a single one would fix the batch size
 
 
 class Served(nn.Module):
-    """A model with its preparation and its probabilities: from what a client has to what a client wants.
+    """A model with its normalisation before it, and the probabilities after it.
 
-    Takes inputs as the data holds them before normalisation (images (N, C, H, W) uint8, 0 to 255), gives
-    probabilities (N, K) for classes and the plain outputs for regression, as `LoadedRun.predict` does.
+    Takes inputs before normalisation (images (N, C, H, W) uint8, 0 to 255). Returns probabilities (N, K) for
+    classes, and the outputs for regression, as `LoadedRun.predict` does.
     """
 
     def __init__(self, model: nn.Module, data: Data) -> None:
@@ -41,7 +41,7 @@ class Served(nn.Module):
 def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion":
     """Registers a run's best checkpoint as a new version of the model `name`, and gives it the alias.
 
-    The model computes in float32 on the CPU, whatever trained it, for batches of any size.
+    The model computes in float32 on the CPU, for batches of any size.
     """
     import mlflow.pytorch
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -87,15 +87,15 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
 
 
 def example_inputs(data: Data) -> Tensor:
-    """A few inputs as a client sends them: from the validation part, or zeros where it is not in memory."""
+    """A few example inputs of a client: from the validation part, or zeros if it is not in memory."""
     if isinstance(data.validation, Arrays) and len(data.validation) >= EXAMPLES:
         return data.validation.inputs[:EXAMPLES].contiguous()
-    dtype = torch.float32 if data.mean is None else torch.uint8  # a `Dataset` has a mean where it has images
+    dtype = torch.float32 if data.mean is None else torch.uint8  # a `Dataset` has a mean if it has images
     return torch.zeros(EXAMPLES, *data.input_shape, dtype=dtype)
 
 
 def requirements() -> list[str]:
-    """What serving needs, as installed here; a build's own suffix such as `+cu128` is no version to ask for."""
+    """The packages that serving needs, in the installed versions, without build suffixes such as `+cu128`."""
     names = ("mlflow", "torch", "numpy")
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
@@ -123,7 +123,7 @@ def _create_version(
 
 
 def _describe(loaded: LoadedRun, name: str, alias: str, example: Tensor, outputs: Tensor) -> str:
-    """What a person needs to use the model, in Markdown."""
+    """How to use the model, in Markdown."""
     classes = loaded.built.data.classes
     gives = f"outputs {_shape(outputs)} float32"
     if classes is not None:

@@ -1,4 +1,4 @@
-"""The best run of an experiment as a registered model of MLflow's, under the alias `best`."""
+"""Registers the best run of an experiment in MLflow's model registry, with the alias `best`."""
 
 import logging
 import multiprocessing
@@ -26,7 +26,7 @@ ALIAS = "best"
 def register_best(store: Store, experiment: str, say: Callable[[str], None]) -> None:
     """Registers the best run of an experiment, unless it is the registered one.
 
-    What goes wrong is said and not raised: the runs are safe, whatever becomes of their registration.
+    An error is printed and not raised: the runs are safe without it.
     """
     from mlflow.exceptions import MlflowException
 
@@ -42,7 +42,7 @@ def register_best(store: Store, experiment: str, say: Callable[[str], None]) -> 
 
 
 def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
-    """The model version with the alias, if there is one."""
+    """The model version with the alias `best`, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -54,7 +54,7 @@ def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
 
 
 def _export_apart(store: Store, run: "Run", experiment: str) -> str:
-    """Exports and registers in a process of its own, where torch is loaded; what came of it, in a sentence."""
+    """Exports and registers a run in another process, which loads torch; returns a sentence about the result."""
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(  # type: ignore[attr-defined]
@@ -74,14 +74,14 @@ def _export_apart(store: Store, run: "Run", experiment: str) -> str:
 
 
 def _context() -> BaseContext:
-    """As workers start: on Linux from a process that has loaded torch already."""
+    """The way to start the process: on Linux it is forked from one that has loaded torch, as workers are."""
     default = "forkserver" if sys.platform == "linux" else "spawn"
     return multiprocessing.get_context(os.environ.get("HARNESS_START_METHOD") or default)
 
 
 def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:
-    """Runs in the process of its own: says in a sentence what came of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent, which decides
+    """Runs in the other process: sends a sentence about the result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -96,7 +96,7 @@ def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:
     try:
         version = export(store, run, name, alias=ALIAS)
         answer.send(f"registered as models:/{name}@{ALIAS} (version {version.version})")
-    except Exception as error:  # anything that a user's model can do to torch.export
+    except Exception as error:  # a user's model can cause any error in torch.export
         answer.send(f"{run.info.run_name} could not be registered: {type(error).__name__}: {_first_line(error)}")
 
 

@@ -1,4 +1,4 @@
-"""Runs back from the store: the model rebuilt from its artifacts alone, measured again, asked for predictions."""
+"""Reloads runs: rebuilds a model from its artifacts alone, measures it again, and predicts with it."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LOSS_TOLERANCE = 0.02  # relative, and
-MEASURE_TOLERANCE = 0.01  # absolute: between kinds of devices, whose sums round differently
+MEASURE_TOLERANCE = 0.01  # absolute; both between different kinds of devices, which round differently
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedRun:
     """A run, ready to use. `model` is in evaluation mode on `device`; `epoch` counts from 0.
 
-    `metrics` are those of the checkpoint's epoch, `params` the run's hyperparameters, `checkpoint` the
-    file that the weights came from.
+    `metrics` are those of the checkpoint's epoch, `params` the run's hyperparameters, `checkpoint` the file of the
+    weights.
     """
 
     run_id: str
@@ -136,7 +136,7 @@ class LoadedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What a run logged against what its reloaded model measures. `tolerance` is None where bits must agree."""
+    """The logged and the newly measured metrics of a run. `tolerance` is None if they must be equal bit for bit."""
 
     run_id: str
     name: str

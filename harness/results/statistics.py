@@ -1,4 +1,4 @@
-"""Is a difference real? Intervals and tests over numbers alone; nothing here knows of runs."""
+"""Intervals and significance tests for plain numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from scipy import stats
 Array = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
-FEW_VALUES = 64  # so many different ones are drawn as counts, more of them one by one
+FEW_VALUES = 64  # up to so many different values are drawn as counts; more are drawn one by one
 MOST_DRAWS = 20_000_000  # indices in memory at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number and the interval around it; `level` is how often such an interval holds the true one."""
+    """An estimate with its interval; `level` is the probability that such an interval contains the true value."""
 
     value: float
     low: float
@@ -34,8 +34,8 @@ def paired_bootstrap(
 ) -> Estimate:
     """The mean of paired differences (N,) with its bootstrap interval, by resampling pairs.
 
-    The interval is bias-corrected and accelerated (BCa), which allows for skew; where all differences are
-    equal it has no width. Raises `ValueError` where there are none.
+    The interval is bias-corrected and accelerated (BCa), which allows for skew. It has no width if all differences
+    are equal. Raises `ValueError` if there are none.
 
     Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7, 1979; BCa: Efron,
     "Better Bootstrap Confidence Intervals", JASA 82, 1987.
@@ -51,7 +51,7 @@ def paired_bootstrap(
     around = values - mean
     spread = float((around**2).sum())
     if spread <= len(values) * (8 * np.finfo(np.float64).eps * float(np.abs(values).max())) ** 2:
-        return Estimate(value=mean, low=mean, high=mean, level=level)  # equal, but for rounding
+        return Estimate(value=mean, low=mean, high=mean, level=level)  # all equal, apart from rounding
     means = _resampled_means(values, resamples, np.random.default_rng(seed))
     # How far the resamples lie to one side of the mean, those on it counted half; no further than can be seen.
     below = float((means < mean).mean() + (means == mean).mean() / 2)
@@ -66,9 +66,9 @@ def paired_bootstrap(
 def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's test, exact at any count.
 
-    `only_first` images only the first model has right, `only_second` only the second; were the models
-    equally good, each of these images would be a fair coin. Images that both have right, or neither, say
-    nothing.
+    `only_first` is the number of images that only the first model has right, `only_second` the number that only the
+    second has right. If the models are equally good, each of these images is like a fair coin. Other images do not
+    count.
 
     McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages",
     Psychometrika 12, 1947.
@@ -97,7 +97,7 @@ def t_interval(values: Sequence[float], *, level: float = 0.95) -> Estimate:
 
 
 def standard_deviation(values: Sequence[float]) -> float:
-    """The standard deviation of a sample, with N - 1 below.
+    """The standard deviation of a sample, with the divisor N - 1.
 
     >>> standard_deviation([1.0, 2.0, 3.0])
     1.0
@@ -106,10 +106,10 @@ def standard_deviation(values: Sequence[float]) -> float:
 
 
 def _resampled_means(values: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """The mean of each of so many resamples of `values` (N,), as many values each. -> (resamples,)"""
+    """The means of resamples of `values` (N,), each with N values. -> (resamples,)"""
     count = len(values)
     distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= FEW_VALUES:  # right or wrong: how often each value was drawn is all that matters
+    if len(distinct) <= FEW_VALUES:  # such as right or wrong: draw how often each value occurs
         drawn = generator.multinomial(count, counts / count, size=resamples)  # (resamples, distinct)
         return np.asarray(drawn @ distinct / count, dtype=np.float64)
     means = np.empty(resamples)

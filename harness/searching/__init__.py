@@ -1,1 +1,1 @@
-"""What is trained next: plans, studies, and the driver that feeds the workers."""
+"""Decides what is trained next: plans, studies, and the driver that gives work to the workers."""

@@ -1,4 +1,4 @@
-"""Whether the study and MLflow tell of the same trials. Where they do not, nothing is trained a second time unasked."""
+"""Checks that the study and MLflow have the same trials. If not, the user decides, and nothing is trained twice."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ from harness.tracking.tags import KIND, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-NEWEST = 64  # runs that are looked at: trials start in the order of their numbers
+NEWEST = 64  # so many runs are checked: trials start in the order of their numbers
 
 
 def check_agreement(store: Store, experiment_id: str, study: optuna.Study | None, *, uids: Collection[str]) -> None:
-    """Raises `HarnessError` where runs belong to trials that the study, or any of the studies `uids`, does not have.
+    """Raises `HarnessError` if runs belong to trials that neither the study nor one of the studies `uids` has.
 
-    Also where every run of the study was deleted in MLflow.
+    It also raises if every run of the study was deleted in MLflow.
     """
     if study is None:
         runs = _newest(store, experiment_id, where(KIND, TRIAL_KIND))
@@ -36,20 +36,20 @@ def check_agreement(store: Store, experiment_id: str, study: optuna.Study | None
     ended = [trial for trial in study.trials if trial.state.is_finished()]
     if ended and not runs:
         raise HarnessError(
-            f"all runs of the {len(ended)} trials that the study remembers were deleted in MLflow. "
-            "Restore them there, or begin a new study with --fresh.",
+            f"all runs of the study's {len(ended)} trials were deleted in MLflow. "
+            "Restore them there, or start a new study with --fresh.",
             exit_code=FAILED,
         )
 
 
 def last_sweep(store: Store, experiment_id: str) -> int:
-    """The highest number of a study that newest runs are of; 0 where there is none."""
+    """The highest study number among the newest runs; 0 if there is none."""
     runs = _newest(store, experiment_id, where(KIND, TRIAL_KIND))
     return max((int(text) for run in runs if (text := run.data.tags.get(SWEEP, "")).isdecimal()), default=0)
 
 
 def study_uids(storage: BaseStorage) -> set[str]:
-    """What tells the studies of a storage from one another."""
+    """The ids of all studies of a storage."""
     return {str(found.user_attrs.get("uid")) for found in optuna.get_all_study_summaries(storage)}
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def sweep(options: Options) -> None:
-    """Searches the hyperparameters of a spec; run again, it goes on to `trials` trials in all."""
+    """Searches the hyperparameters of a spec. A second call continues, to `trials` trials in all."""
     lock = options.store / "locks" / f"{options.name}.lock"
     check_free(lock, f"{options.name} in {options.store}")
     with _workers(options) as workers:
@@ -64,7 +64,7 @@ def sweep(options: Options) -> None:
                 driver = Driver(session.store, workers, screen, idle=[first])
                 with _interruptible(driver, screen, session.store):
                     driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
-                screen.close()  # what is said from here on is not about running trials
+                screen.close()  # the next messages are not about running trials
                 session.summarize()
                 session.check_outcome()
                 if options.registers:
@@ -82,7 +82,7 @@ def _register(session: "SweepSession", screen: Screen) -> None:
 
 
 def train(options: Options) -> str:
-    """One run at the defaults, or from a checkpoint; an interrupted one goes on. Returns its run id."""
+    """Trains one run, at the defaults or from a checkpoint; continues an interrupted one. Returns its run id."""
     params, start = _find_start(options)
     with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=False, params=params, start=start)

@@ -1,4 +1,4 @@
-"""One driver a spec and store: a lock that names its holder, and that the kernel frees when the holder dies."""
+"""A lock for one driver for each spec and store. It names its holder; the kernel frees it when the holder dies."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 
 @contextmanager
 def holding(path: Path, what: str) -> Iterator[None]:
-    """Holds the lock inside a `with` block; raises `HarnessError` saying who holds it otherwise."""
+    """Holds the lock for a `with` block. Raises `HarnessError` with the holder if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         try:
@@ -30,7 +30,7 @@ def holding(path: Path, what: str) -> Iterator[None]:
 
 
 def check_free(path: Path, what: str) -> None:
-    """Raises `HarnessError` saying who holds the lock, if anyone does; creates nothing."""
+    """Raises `HarnessError` with the holder if the lock is held; creates no file."""
     if is_held(path):
         raise _held(path, what)
 

@@ -1,4 +1,4 @@
-"""From a plan to runs: the MLflow run of a training, with its tags, and the request that a worker gets."""
+"""Makes the MLflow run of a training, with its tags, and the request for a worker."""
 
 import hashlib
 import json
@@ -36,9 +36,9 @@ from harness.workers.messages import Train
 
 
 def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: str, values: Mapping[str, Any]) -> Task:
-    # Machines of a cluster may have other numbers of cores: all trials get the threads of the first one.
+    # Machines of a cluster can have different numbers of cores: all trials use the first one's number of threads.
     threads = {"threads": plan.report.threads} if options.ray and plan.report.threads else {}
-    # Where the tree is elsewhere, workers may see that place alone: the driver fetches checkpoints from there.
+    # With a tree outside of the store, workers may not see the store: the driver fetches the checkpoints.
     checkpoints: Path | None = log.folder / "checkpoints"
     budget = DEFAULT_ADDRESS_BUDGET
     paths = store.paths if options.paths is None else options.paths
@@ -81,7 +81,7 @@ def find_or_create_run(
     kind: str,
     identity: Mapping[str, str],
 ) -> RunLog:
-    """The run of a kind that has the tags `identity` and was interrupted, or a new one."""
+    """The interrupted run of this kind with the tags `identity`, or a new run."""
     params = {name: values[name] for name in plan.description.hyperparameters}
     earlier = store.find_runs(experiment_id, where(KIND, kind))
     for run in earlier:
@@ -97,14 +97,14 @@ def find_or_create_run(
 
 
 def train_identity(plan: Plan, start: Origin | None) -> dict[str, str]:
-    """The tags by which an interrupted `train` is found again: its values, its recipe and its start."""
+    """The tags by which an interrupted run of `train` is found: digests of its values, recipe and start."""
     digest = start.digest() if start else ""
     key = json.dumps([of_a_run(plan.defaults), plan.report.recipe_digest, digest], sort_keys=True, default=repr)
     return {VALUES: hashlib.sha256(key.encode()).hexdigest()[:16]}
 
 
 def seed_identity(of: str, seed: int) -> dict[str, str]:
-    """The tags by which the repeat of run `of` with a seed is found again."""
+    """The tags by which the run of `confirm` for run `of` and this seed is found."""
     return {CONFIRMS: of, SEED: str(seed)}
 
 
@@ -113,7 +113,7 @@ def run_lock(store: Store, run_id: str) -> Path:
 
 
 def open_experiment(store: Store, options: Options, plan: Plan, *, ranks: bool) -> str:
-    """The experiment's id; `ranks` says that its runs are compared by this plan's objective from now on."""
+    """The experiment's id. With `ranks`, its runs are ranked by this plan's objective from now on."""
     ranking = {OBJECTIVE: plan.fixed["objective"], DIRECTION: plan.direction}
     tags = {
         SPEC: str(options.spec),
@@ -137,6 +137,6 @@ def source_tags(options: Options, plan: Plan) -> dict[str, str]:
 
 
 def comparable_digest(plan: Plan) -> str:
-    """What names the code and the data of a run: values of runs that share it can be compared."""
+    """A digest of the code and the data of a run: values of runs with the same digest can be compared."""
     named = json.dumps([plan.report.code, plan.report.recipe["rest"]["data"]], sort_keys=True)
     return hashlib.sha256(named.encode()).hexdigest()[:16]

@@ -92,7 +92,7 @@ def test_a_wrong_spec_gets_one_sentence_and_leaves_nothing(harness: Harness, tmp
         (["train", "small.py", "--set", "epochs=0"], "epochs must be a whole number of at least 1, not 0."),
         (["train", "small.py", "--device", "tpu"], "--device tpu: choose auto, cuda, cpu or mps."),
         (["train", "small.py", "--from", "none.pth.tar"], "--from none.pth.tar: there is no such file."),
-        (["sweep", "small.py", "--cpus-per-trial", "2"], "are Ray's to keep: give --ray as well."),
+        (["sweep", "small.py", "--cpus-per-trial", "2"], "--cpus-per-trial and --gpus-per-trial need --ray."),
         (["train", "smal.py"], "smal.py does not exist. Did you mean 'small.py'?"),
         (["train", "README.md"], "README.md is not a spec: a spec is a Python file"),
         (["sweep", "small.py", "--jobs", "none"], "--jobs none: give a whole number of at least 1, or auto."),
