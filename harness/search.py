@@ -177,6 +177,10 @@ class Choice(Hyperparameter):
                     f"option {option!r} is neither number, string, boolean, None nor a tuple of those; "
                     "offer its name, and look it up where it is used"
                 )
+        for number, option in enumerate(self.options):
+            for other in self.options[:number]:
+                if option == other:
+                    raise ValueError(f"options {other!r} and {option!r} are equal, and so could not be told apart")
         if self.default not in self.options:
             raise ValueError(f"default {self.default!r} is not one of {self.describe()}")
 

@@ -5,6 +5,8 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import os
+import pickle
+import pickletools
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,11 +74,12 @@ class Spec:
     @property
     def digest(self) -> str:
         """A digest of all source texts, as they stand."""
-        return hashlib.sha256(repr(sorted(self.sources.items())).encode()).hexdigest()[:16]
+        return source_digest(self.sources)
 
     def describe(self) -> Description:
         """What the spec says, for processes that do not load it."""
         cls = self.experiment
+        self._check_travels()
         doc = (sys.modules[cls.__module__].__doc__ if cls.__module__ in sys.modules else None) or cls.__doc__ or ""
         return Description(
             name=self.name,
@@ -86,12 +89,33 @@ class Spec:
             settings={name: cls.defaults()[name] for name in SETTINGS},
         )
 
+    def _check_travels(self) -> None:
+        """Raises `HarnessError` where what the driver gets is of a class that only this spec's own code knows."""
+        own = {f"harness_spec_{self.path.stem}", *(name.removesuffix(".py").replace("/", ".") for name in self.sources)}
+        for name in SETTINGS:
+            value = self.experiment.defaults()[name]
+            try:
+                operations = list(pickletools.genops(pickle.dumps(value, protocol=2)))
+            except Exception as error:  # of any class's own pickling
+                raise HarnessError(f"{self.path}: {name} cannot leave this file: {error}") from None
+            classes = {str(given).partition(" ")[0] for operation, given, _ in operations if operation.name == "GLOBAL"}
+            if classes & own:
+                raise HarnessError(
+                    f"{self.path}: {name} is of a class of the spec's own, and the process that uses it does not load "
+                    "specs. Take one of Optuna's, or put the class into an installed package."
+                )
+
     def build(self, values: Mapping[str, Any]) -> Experiment:
         """An instance with these values of hyperparameters and settings."""
         try:
             return self.experiment(**values)
         except HarnessError as error:
             raise HarnessError(f"{self.path}: {error}", exit_code=error.exit_code) from None
+
+
+def source_digest(sources: Mapping[str, str]) -> str:
+    """A digest of source texts, by their paths."""
+    return hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
 
 
 def experiment_name(spec: str | os.PathLike[str], *, is_demo: bool = False) -> str:
@@ -123,7 +147,7 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     with _local_imports(local_roots(path)) as local:
         sys.modules[name] = module
         try:
-            exec(compile(text, str(path), "exec"), module.__dict__)
+            exec(_compiled(text, path), module.__dict__)
         except HarnessError as error:
             raise HarnessError(f"{path}: {error}") from None
         except SyntaxError as error:
@@ -135,10 +159,17 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
             message = f"{path} raised {type(error).__name__} while it was loaded."
             raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
         experiment = _find_experiment(module, path)
-        sources = {path.name: text} | {key: Path(file).read_text() for key, file in local().items()}
+        sources = {path.name: text} | {key: Path(file).read_text(encoding="utf-8-sig") for key, file in local().items()}
         for file, source in sources.items():
             _check_late_imports(source, path if file == path.name else Path(file), path)
     return Spec(name=path.stem, path=path, experiment=experiment, sources=sources)
+
+
+def _compiled(text: str, path: Path) -> Any:
+    try:
+        return compile(text, str(path), "exec")
+    except (ValueError, RecursionError, MemoryError) as error:  # zero bytes, or nested without end
+        raise HarnessError(f"it is no Python source: {error}.") from None
 
 
 def read_source(path: Path) -> str:
@@ -146,12 +177,14 @@ def read_source(path: Path) -> str:
     if path.suffix != ".py":
         raise HarnessError(f"{path} is not a spec: a spec is a Python file, such as experiments/vgg_cifar.py.")
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         siblings = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise HarnessError(f"{path} does not exist.{did_you_mean(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path} cannot be read: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise HarnessError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
+    except OSError as error:
+        raise HarnessError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:

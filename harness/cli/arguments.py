@@ -19,6 +19,10 @@ Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu|mps", he
 DataDir = Annotated[Path, typer.Option("--data-dir", metavar="DIR", help="Where downloaded data is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the code kept with the runs also where the store is another user's or a server."),
+]
 Study = Annotated[
     str | None,
     typer.Option(
@@ -161,6 +165,13 @@ def parse_jobs(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
     return int(text)
+
+
+def use_trust(trust: bool, store: Path) -> None:
+    """Lets the code that is kept with the runs of a store be run, whoever's that store is."""
+    if trust:
+        named = os.environ.get("MLFLOW_TRACKING_URI") or str(store.absolute())
+        os.environ["HARNESS_TRUST"] = ",".join(filter(None, (os.environ.get("HARNESS_TRUST"), named)))
 
 
 def use_data(folder: Path) -> None:

@@ -17,8 +17,10 @@ from harness.cli.arguments import (
     SpecArgument,
     Store,
     Study,
+    Trust,
     parse_jobs,
     use_data,
+    use_trust,
 )
 from harness.errors import FAILED
 from harness.reporting.document import output_kept, print_json
@@ -51,6 +53,7 @@ def best(
     as_json: Json = False,
     test: Annotated[bool, typer.Option("--test", help="Measure it on the test part as well.")] = False,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -62,6 +65,7 @@ def best(
     from harness.tracking.store import Store
 
     use_data(data_dir)
+    use_trust(trust, store)
     with output_kept(as_json):
         opened = Store(store)
         record, tested = best_record(opened, experiment_name(spec, is_demo=demo), study=study), None
@@ -92,6 +96,7 @@ def reload(
     study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -108,6 +113,7 @@ def reload(
     from harness.tracking.store import Store
 
     use_data(data_dir)
+    use_trust(trust, store)
     with output_kept(as_json):
         opened = Store(store)
         found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo), study=study)
@@ -131,6 +137,7 @@ def predict(
     study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -140,6 +147,7 @@ def predict(
     from harness.results.reload import load_run
 
     use_data(data_dir)
+    use_trust(trust, store)
     with output_kept(as_json):
         loaded = load_run(run, spec, study=study, store=store, device=device, demo=demo)
         outputs = loaded.predict(images)
@@ -170,6 +178,7 @@ def compare(
     study: Study = None,
     as_json: Json = False,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -184,6 +193,7 @@ def compare(
     from harness.spec import experiment_name
 
     use_data(data_dir)
+    use_trust(trust, store)
     with output_kept(as_json):
         experiment = None if spec is None else experiment_name(spec, is_demo=demo)
         compared = comparing.compare(runs, study=study, store=store, experiment=experiment, device=device)
@@ -200,6 +210,7 @@ def confirm(
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Runs at once; results do not depend on it.")] = "auto",
     as_json: Json = False,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -214,6 +225,7 @@ def confirm(
     from harness.searching.plan import Options
 
     use_data(data_dir)
+    use_trust(trust, store)
     with output_kept(as_json):
         options = Options(spec=spec, store=store, device=device, jobs=parse_jobs(jobs), is_demo=demo)
         confirmed = commands.confirm(options, seeds=seeds)
@@ -231,6 +243,7 @@ def report(
         typer.Option(metavar="FILE", help="The file to write.  [default: in the store]", show_default=False),
     ] = None,
     demo: Demo = False,
+    trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
@@ -248,6 +261,7 @@ def report(
     from harness.tracking.view import links
 
     use_data(data_dir)
+    use_trust(trust, store)
     name = experiment_name(spec, is_demo=demo)
     page, pictures = write_report(name, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,12 @@ from harness.data import Arrays, Data
 from harness.data.decode import read_image
 from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
+from harness.results.kept import SavedRun, find_source, look_at, read_kept
 from harness.spec import experiment_name, load_spec
 from harness.tracking.runs import find_run
 from harness.tracking.store import Store
 from harness.tracking.tags import DEMO, DEVICE, SPEC_PATH, THREADS
 from harness.training.build import Built, DataCache, build
-from harness.training.checkpoint import load_checkpoint
 from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic, set_products
 from harness.training.loop import autocast, evaluate
 
@@ -149,6 +149,22 @@ class Verification:
     note: str | None
 
 
+@overload
+def load_run(
+    run: str, spec: str | Path | None = None, *, study: str | int | None = None, store: str | Path = "mlruns",
+    device: str = "auto", demo: bool = False, checkpoint: str = "best", weights_only: Literal[False] = False,
+    trust: bool = False,
+) -> LoadedRun: ...  # fmt: skip
+
+
+@overload
+def load_run(
+    run: str, spec: str | Path | None = None, *, study: str | int | None = None, store: str | Path = "mlruns",
+    device: str = "auto", demo: bool = False, checkpoint: str = "best", weights_only: Literal[True],
+    trust: bool = False,
+) -> SavedRun: ...  # fmt: skip
+
+
 def load_run(
     run: str,
     spec: str | Path | None = None,
@@ -158,29 +174,36 @@ def load_run(
     device: str = "auto",
     demo: bool = False,
     checkpoint: str = "best",
-) -> LoadedRun:
+    weights_only: bool = False,
+    trust: bool = False,
+) -> LoadedRun | SavedRun:
     """Rebuilds a run from its artifacts alone: the spec's source travels with it.
 
     `run` is an MLflow run id, a unique prefix of one, or `"best"` with the `spec` (path or name) that is meant: the
     best of its newest study, or of the one that `study` names. `checkpoint` is `"best"` or `"last"`. Raises
     `HarnessError` where there is no such run, or its artifacts are missing or damaged.
+
+    **The code that is kept with the run is run**: trust a store as you trust a program. That of another user's store,
+    or of a tracking server, is run only with `trust`. With `weights_only` no code is run: the checkpoint alone.
     """
     opened = Store(Path(store))
     experiment = None if spec is None else experiment_name(spec, is_demo=demo)
-    return load(opened, find_run(opened, run, experiment, study=study), device=device, checkpoint=checkpoint)
+    found = find_run(opened, run, experiment, study=study)
+    if weights_only:
+        return look_at(opened, found, checkpoint)
+    return load(opened, found, device=device, checkpoint=checkpoint, trust=trust)
 
 
-def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "best") -> LoadedRun:
-    """Rebuilds a run of an open store."""
-    file = _checkpoint_file(store, run, checkpoint)
-    saved = load_checkpoint(file)
-    source = store.artifact(run, "spec") / saved["spec"]["name"]
+def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "best", trust: bool = False) -> LoadedRun:
+    """Rebuilds a run of an open store; its code is run."""
+    file, saved = read_kept(store, run, checkpoint)
+    source = find_source(store, run, saved, is_trusted=trust)
     tags = run.data.tags
     spec = load_spec(source, original=tags.get(SPEC_PATH))
     chosen = choose_device(device)
     values = saved["values"]
     threads = tags.get(THREADS, "None")
-    count = int(threads) if threads.isdecimal() else choose_threads(values["threads"])
+    count = int(threads) if threads.isdecimal() else choose_threads(values.get("threads"))
     with _as_trained(count), _generators_kept():
         built = build(spec, values, device=chosen, cache=DataCache(), is_demo=tags.get(DEMO) == "true")
     try:
@@ -242,16 +265,6 @@ def verify(store: Store, run: "Run", *, device: str = "auto") -> Verification:
 def _is_close(name: str, logged: float, measured: float) -> bool:
     tolerance = LOSS_TOLERANCE * abs(logged) if name.endswith("_loss") else MEASURE_TOLERANCE
     return abs(logged - measured) <= tolerance
-
-
-def _checkpoint_file(store: Store, run: "Run", name: str) -> Path:
-    if name not in ("best", "last"):
-        return store.artifact(run, f"checkpoints/{name}.pth.tar")
-    other = "last" if name == "best" else "best"
-    try:
-        return store.artifact(run, f"checkpoints/{name}.pth.tar")
-    except HarnessError:
-        return store.artifact(run, f"checkpoints/{other}.pth.tar")
 
 
 def as_json(verification: Verification) -> Mapping[str, Any]:

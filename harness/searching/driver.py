@@ -13,6 +13,7 @@ from harness.errors import FAILED, HarnessError
 from harness.files import write_whole
 from harness.reporting.screen import Screen
 from harness.searching.task import Task, run_note
+from harness.spec import source_digest
 from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
 from harness.tracking.system import SystemSampler
 from harness.tracking.tags import (
@@ -27,6 +28,7 @@ from harness.tracking.tags import (
     RECIPE,
     REUSED,
     REUSED_FROM,
+    SOURCE,
     STEP,
     THREADS,
     VERSION,
@@ -210,6 +212,7 @@ class Driver:
                 STEP: prepared.step,
                 THREADS: prepared.threads,
                 PRIVATE: prepared.private or "no",
+                SOURCE: source_digest(prepared.sources),
                 **{tag: values[name] for name, tag in OF_SETTINGS.items()},
                 **{f"{VERSION}{name}": version for name, version in prepared.versions.items()},
             }

@@ -5,6 +5,7 @@ KIND = "harness.kind"  # one of the next four
 TRIAL_KIND, TRAIN_KIND, CONFIRM, SUMMARY = "trial", "train", "confirm", "summary"
 SPEC = "harness.spec"  # the experiment's name; of an experiment: the path of its spec file
 SPEC_PATH = "harness.spec_path"  # where the spec file was
+SOURCE = "harness.source"  # a digest of the source that is kept with the run
 DEMO = "harness.demo"  # "true" or "false"
 STUDY = "harness.study"  # of a trial: the id of its study
 SWEEP = "harness.sweep"  # of a trial: the number of its study among those of the spec

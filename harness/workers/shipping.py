@@ -72,7 +72,7 @@ def _find_sources(file: Path, text: str, roots: list[Path]) -> Iterator[tuple[Pa
         for name in _imported(found[current]):
             for path in _files_of(name, roots):
                 if path not in found:
-                    found[path] = path.read_text()
+                    found[path] = path.read_text(encoding="utf-8-sig")
                     waiting.append(path)
 
 
