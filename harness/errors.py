@@ -73,10 +73,20 @@ def without_login(text: str) -> str:
     return re.sub(r"(?<=://)(\S*@)?([^\s?]*)(\?\S*)?", lambda found: ("...@" if found[1] else "") + found[2], text)
 
 
+def without_password(address: str) -> str:
+    """An address that can be shown and opened: without the name and password that it may begin with.
+
+    >>> without_password("https://me:p@ss/w@host:5000/a?b#c")
+    'https://host:5000/a?b#c'
+    """
+    return re.sub(r"(?<=://)[^\s?#]*@", "", address)
+
+
 def visible(text: str) -> str:
-    r"""A text in which no character commands a terminal: escapes, bells and the like are written out.
+    r"""A text that can be shown: no character commands a terminal, and no word goes on without end.
 
     >>> visible("a\033[2Jb")
     'a\\x1b[2Jb'
     """
+    text = re.sub(r"\S{400,}", lambda found: f"{found[0][:100]}...", text)
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)

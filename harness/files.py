@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from harness.errors import HarnessError
+
 SUFFIX = ".tmp"
 
 
@@ -58,6 +60,18 @@ def link_whole(source: Path, target: Path) -> None:
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # rename() of two names of one file leaves both
     sync_folder(target.parent)
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Raises `HarnessError` where a path is no folder and cannot become one; `what` names it, such as `--store`."""
+    shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
+    try:
+        nearest = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path)
+        if nearest.exists() and not nearest.is_dir():
+            raise HarnessError(f"{what} {shown}: {nearest} is a file, not a folder.")
+        path.exists()
+    except OSError as error:
+        raise HarnessError(f"{what} {shown}: {error.strerror}.") from None
 
 
 def cache_folder() -> Path:

@@ -184,7 +184,8 @@ def read_source(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise HarnessError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
     except OSError as error:
-        raise HarnessError(f"{path} cannot be read: {error.strerror}.") from None
+        shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
+        raise HarnessError(f"{shown} cannot be read: {error.strerror}.") from None
 
 
 def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:

@@ -87,10 +87,12 @@ def test_the_compose_file_names_only_what_it_defines() -> None:
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     services, volumes = compose["services"], compose["volumes"]
     for name, service in services.items():
-        assert {"image"} <= service.keys(), name
+        assert re.search(r":[\w.-]*\d", service["image"]), f"{name}: an image without a version is another one tomorrow"
         assert set(service.get("depends_on", ())) <= services.keys()
         assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= volumes.keys()
     server = services["mlflow"]
+    installed = server["command"][-1].partition("&&")[0].split()[3:]
+    assert installed and all("==" in package for package in installed), installed
     used = set(re.findall(r"\$\$(\w+)", server["command"][-1]))
     assert used and used <= server["environment"].keys()
     assert_they_exist(commands(server["command"][-1].replace("$$", "$")))

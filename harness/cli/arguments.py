@@ -38,7 +38,9 @@ Set = Annotated[
 ]
 Trials = Annotated[
     int | None,
-    typer.Option("--trials", metavar="N", min=1, help="Trials in all, including earlier ones.", show_default=False),
+    typer.Option(
+        "--trials", metavar="N", min=1, max=1_000_000, help="Trials in all, including earlier ones.", show_default=False
+    ),
 ]
 Timeout = Annotated[
     str | None,
@@ -58,7 +60,12 @@ Register = Annotated[
 Epochs = Annotated[
     int | None,
     typer.Option(
-        "--epochs", metavar="N", min=1, help="Epochs of a run, in all; known epochs are reused.", show_default=False
+        "--epochs",
+        metavar="N",
+        min=1,
+        max=1_000_000,
+        help="Epochs of a run, in all; known epochs are reused.",
+        show_default=False,
     ),
 ]
 Budget = Annotated[
@@ -123,6 +130,9 @@ Paths = Annotated[
 MLRUNS, DATA = Path("mlruns"), Path("data")
 
 
+MOST_SECONDS, MOST_BYTES = 10 * 365 * 86400, 10**18
+
+
 def parse_duration(text: str) -> float:
     """Seconds.
 
@@ -133,7 +143,10 @@ def parse_duration(text: str) -> float:
     if not matched or not any(matched.groups()):
         raise HarnessError(f"--timeout {text}: write it as 45s, 30m or 1h30m.")
     hours, minutes, seconds = (float(part or 0) for part in matched.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    whole = hours * 3600 + minutes * 60 + seconds
+    if whole > MOST_SECONDS:
+        raise HarnessError(f"--timeout {text}: that is longer than ten years.")
+    return whole
 
 
 def parse_size(text: str) -> int:
@@ -146,7 +159,10 @@ def parse_size(text: str) -> int:
     matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
     if not matched:
         raise HarnessError(f"--path-budget {text}: write it as 500MB or 5GB.")
-    return int(float(matched[1]) * units[matched[2]])
+    size = float(matched[1]) * units[matched[2]]
+    if size > MOST_BYTES:
+        raise HarnessError(f"--path-budget {text}: that is more than any disk holds.")
+    return int(size)
 
 
 def parse_place(text: str) -> Path | str:
@@ -162,8 +178,8 @@ def parse_place(text: str) -> Path | str:
 def parse_jobs(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise HarnessError(f"--jobs {text}: give a whole number of at least 1, or auto.")
+    if not text.isdecimal() or len(text) > 6 or int(text) < 1:
+        raise HarnessError(f"--jobs {text}: give a whole number from 1 to 999999, or auto.")
     return int(text)
 
 

@@ -22,10 +22,15 @@ from harness.cli.arguments import (
     use_data,
     use_trust,
 )
-from harness.errors import FAILED
+from harness.errors import FAILED, visible, without_password
 from harness.reporting.document import output_kept, print_json
 
 app = typer.Typer()
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints a text; names and values in it command no terminal."""
+    typer.echo(visible(text), err=err)
 
 
 @app.command()
@@ -81,9 +86,9 @@ def best(
     if as_json:
         print_json(record.as_json() | ({} if tested is None else {"test": tested}))
     else:
-        typer.echo("\n".join(run_lines(record, tested)))
+        echo("\n".join(run_lines(record, tested)))
     if tested is not None:
-        typer.echo(describe_looks(looks), err=as_json)
+        echo(describe_looks(looks), err=as_json)
 
 
 @app.command()
@@ -121,7 +126,7 @@ def reload(
     if as_json:
         print_json(reloading.as_json(verification))
     else:
-        typer.echo("\n".join(verification_lines(verification)))
+        echo("\n".join(verification_lines(verification)))
     if not verification.match:
         raise typer.Exit(FAILED)
 
@@ -162,7 +167,7 @@ def predict(
     if as_json:
         print_json(rows)
     else:
-        typer.echo("\n".join(prediction_lines(rows)))
+        echo("\n".join(prediction_lines(rows)))
 
 
 @app.command()
@@ -206,7 +211,9 @@ def compare(
 @app.command()
 def confirm(
     spec: SpecArgument,
-    seeds: Annotated[int, typer.Option(metavar="N", min=2, help="Other seeds, in all, including earlier runs.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=2, max=10_000, help="Other seeds, in all, including earlier runs.")
+    ] = 5,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Runs at once; results do not depend on it.")] = "auto",
     as_json: Json = False,
     demo: Demo = False,
@@ -265,11 +272,11 @@ def report(
     name = experiment_name(spec, is_demo=demo)
     page, pictures = write_report(name, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
-    typer.echo(f"report: {page}{folder}")
+    echo(f"report: {page}{folder}")
     opened = Store(store)
-    address = ADDRESS if opened.is_local else opened.uri
+    address = ADDRESS if opened.is_local else without_password(opened.uri)
     served = f", while this runs: python -m harness ui {spec}{' --demo' * demo}" if opened.is_local else ""
-    typer.echo(f"compare the runs in MLflow: {links(opened, address, name)['compare']}{served}")
+    echo(f"compare the runs in MLflow: {links(opened, address, name)['compare']}{served}")
 
 
 @app.command()
@@ -290,7 +297,7 @@ def ui(
     from harness.tracking.ui import show
 
     name = None if spec is None else experiment_name(spec, is_demo=demo)
-    show(store, name, study=study, port=port, say=typer.echo)
+    show(store, name, study=study, port=port, say=echo)
 
 
 def show_runs(
@@ -310,4 +317,4 @@ def show_runs(
         return
     runs_table(records, sort=sort)
     if study is None and (others := describe_others(list_runs(opened, name, study="all"), records)):
-        typer.echo(others)
+        echo(others)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.terminal import Terminal
 from harness.results.statistics import RESAMPLES
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ NARROW = 80
 
 def print_comparison(comparison: "Comparison") -> None:
     """Two runs in full; of more, a table, and each against the best."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Terminal(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROW)
     if len(comparison.sides) == 2:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.reporting.terminal import Terminal
 from harness.tracking.looks import describe_looks
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ NARROW = 80
 
 def print_confirmation(found: "Confirmation") -> None:
     """One row a seed, then mean, standard deviation and interval, and what that says of the best run."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROW)
     best, objective = found.best, found.best.objective

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.reporting.terminal import Terminal
 from harness.training.results import EpochResult
 
 
@@ -50,7 +51,7 @@ def open_screen(
     hyperparameters: Sequence[str], *, trials: int = 1, train_images: int = 0, maximize: bool = True
 ) -> Screen:
     """The live view on a terminal, plain lines where the output goes elsewhere."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Terminal(highlight=False, soft_wrap=not sys.stdout.isatty())
     if not console.is_terminal:
         return Screen(console, hyperparameters)
     from harness.reporting.live import LiveScreen

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
 
+from harness.reporting.terminal import Terminal
 from harness.tracking.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None
     On a terminal, columns that do not fit are left out, and hyperparameters that are the same in all runs
     become a line below. Into a file goes everything.
     """
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     columns, same = _columns(records, sort), ""
     if console.is_terminal and _width(columns) > console.width:
         columns, same = _fold(columns, records, console.width)

@@ -14,7 +14,15 @@ from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, open_screen
 from harness.searching.driver import Driver
 from harness.searching.lock import check_free, holding
-from harness.searching.plan import Options, changes_between, count_trials, device_line, make_plan, say_plan
+from harness.searching.plan import (
+    Options,
+    changes_between,
+    check_places,
+    count_trials,
+    device_line,
+    make_plan,
+    say_plan,
+)
 from harness.searching.requests import (
     build_task,
     find_or_create_run,
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 
 def sweep(options: Options) -> None:
     """Searches the hyperparameters of a spec. A second call continues, to `trials` trials in all."""
+    check_places(options)
     lock = options.store / "locks" / f"{options.name}.lock"
     check_free(lock, f"{options.name} in {options.store}")
     with _workers(options) as workers:
@@ -83,6 +92,7 @@ def _register(session: "SweepSession", screen: Screen) -> None:
 
 def train(options: Options) -> str:
     """Trains one run, at the defaults or from a checkpoint; continues an interrupted one. Returns its run id."""
+    check_places(options)
     params, start = _find_start(options)
     with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=False, params=params, start=start)
@@ -193,7 +203,7 @@ def _find_start(options: Options) -> tuple[dict[str, Any], Origin | None]:
     def origin(path: Path) -> Origin:
         return Origin(path=path, epochs=options.start_epochs, without=options.start_without)
 
-    if Path(options.start).exists():
+    if os.path.exists(options.start):  # unlike a Path's, this bears names of any length
         return {}, origin(Path(options.start))
     if "/" in options.start or Path(options.start).suffix:
         raise HarnessError(f"--from {options.start}: there is no such file.")

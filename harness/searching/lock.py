@@ -42,6 +42,8 @@ def is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
+    except PermissionError:  # of another user, or on a mount where nothing is locked: whoever writes finds out
+        return False
     except BlockingIOError:
         return True
     return False

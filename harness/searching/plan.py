@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment import direction_of
+from harness.files import check_folder
 from harness.machine import loading
 from harness.reporting.screen import Screen, shown_bytes, shown_seconds
 from harness.search import Hyperparameter
 from harness.settings import check_setting, of_a_run, of_a_study
-from harness.spec import Description, experiment_name
+from harness.spec import Description, experiment_name, read_source
 from harness.tracking.making import DATABASE, draft_database
 from harness.training.origin import Origin
 from harness.workers.border import Workers, ask_worker
@@ -121,6 +122,14 @@ def make_plan(
 
         build_pruner(fixed["pruner"])
     return plan, first
+
+
+def check_places(options: Options) -> None:
+    """What can be seen of the spec and the places without a worker: a wrong one is said at once."""
+    read_source(options.spec)
+    check_folder(options.store, "--store")
+    if isinstance(options.paths, Path):
+        check_folder(options.paths, "--paths")
 
 
 def _start_beside_imports(workers: Workers) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote_to_bytes, urlparse
 
 from harness.errors import FAILED, HarnessError, did_you_mean, without_login
-from harness.files import write_whole
+from harness.files import check_folder, write_whole
 from harness.tracking.making import DATABASE, connect, create_database, database_uri, relocate
 from harness.tracking.outbox import Outbox, deliver, refusal
 from harness.tracking.readonly import DatabaseCopy, is_writable
@@ -38,6 +38,7 @@ class Store:
 
     def __init__(self, folder: Path, *, create: bool = False, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.absolute()
+        check_folder(folder, "--store")
         self._is_locked, self._writes = False, create
         self.database = self.folder / DATABASE  # MLflow's database, if the store is local
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or database_uri(self.database)

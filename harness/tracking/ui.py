@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from harness.errors import FAILED, HarnessError
-from harness.tracking.making import DATABASE
+from harness.errors import FAILED, HarnessError, without_login, without_password
+from harness.tracking.making import DATABASE, database_uri
 from harness.tracking.store import Store
 from harness.tracking.view import links
 
@@ -71,18 +71,23 @@ def show(
     """
     remote = os.environ.get("MLFLOW_TRACKING_URI", "")
     if remote.startswith(("http://", "https://")):
-        say(_listed(links(Store(folder), remote, experiment, study=study)))
+        say(_listed(links(Store(folder), without_password(remote), experiment, study=study)))
         return
     if remote:
-        raise HarnessError(f"MLFLOW_TRACKING_URI is {remote}: unset it to see --store {folder}, or name a server.")
+        raise HarnessError(
+            f"MLFLOW_TRACKING_URI is {without_login(remote)}: unset it to see --store {folder}, or name a server."
+        )
     if not (folder / DATABASE).exists():
         raise HarnessError(f"{folder} holds no runs yet; start with: python -m harness sweep SPEC --store {folder}")
     chosen = free_port(port)
     if chosen != port:
         say(f"port {port} is in use; {chosen} is free.")
     say("starting MLflow's pages; that takes a while ...")
-    with serving(folder, chosen) as server:  # the server starts while this process loads MLflow
-        pages = links(Store(folder), server.address, experiment, study=study)
+    store = Store(folder)
+    with serving(
+        folder, chosen, database=store.database
+    ) as server:  # the server starts while this process loads MLflow
+        pages = links(store, server.address, experiment, study=study)
         server.wait_until_ready()
         say(_listed(pages))
         say("Ctrl-C stops it.")
@@ -103,15 +108,16 @@ def free_port(wanted: int) -> int:
 
 
 @contextmanager
-def serving(folder: Path, port: int) -> Iterator[Server]:
+def serving(folder: Path, port: int, *, database: Path | None = None) -> Iterator[Server]:
     """MLflow's server for a store's folder, for a `with` block. It takes seconds until it answers.
 
+    `database` is the store's, or the copy of it that stands in where the store cannot be written.
     No process is left when the block ends, also after SIGTERM.
     """
     artifacts = (folder.absolute() / "artifacts").as_uri()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{folder.absolute() / DATABASE}"),
+        *("--backend-store-uri", database_uri(database or folder.absolute() / DATABASE)),
         *("--no-serve-artifacts", "--default-artifact-root", artifacts),
     ]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
