@@ -15,8 +15,10 @@ from torch import nn
 import harness as package
 from harness.errors import HarnessError
 from harness.results.reload import LoadedRun, load_run, verify
+from harness.spec import source_digest
 from harness.tracking.runs import find_run
 from harness.tracking.store import Store
+from harness.tracking.tags import SOURCE
 
 Harness = Callable[..., Any]
 
@@ -220,7 +222,10 @@ def test_other_data_than_the_runs_is_named(swept: Path, tmp_path: Path) -> None:
     run = find_run(opened, "best", "small")
     spec = opened.artifact(run, "spec/small.py")
     spec.write_text(spec.read_text().replace("manual_seed(1)", "manual_seed(2)"))
-    found = verify(opened, run, device="cpu")
+    opened.client.set_tag(
+        run.info.run_id, SOURCE, source_digest({"small.py": spec.read_text()})
+    )  # a data() that drifts
+    found = verify(opened, opened.client.get_run(run.info.run_id), device="cpu")
     assert not found.match and found.note == "the data is not what the run was trained on"
 
 
