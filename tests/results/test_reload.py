@@ -222,9 +222,7 @@ def test_other_data_than_the_runs_is_named(swept: Path, tmp_path: Path) -> None:
     run = find_run(opened, "best", "small")
     spec = opened.artifact(run, "spec/small.py")
     spec.write_text(spec.read_text().replace("manual_seed(1)", "manual_seed(2)"))
-    opened.client.set_tag(
-        run.info.run_id, SOURCE, source_digest({"small.py": spec.read_text()})
-    )  # a data() that drifts
+    opened.client.set_tag(run.info.run_id, SOURCE, source_digest({"small.py": spec.read_text()}))
     found = verify(opened, opened.client.get_run(run.info.run_id), device="cpu")
     assert not found.match and found.note == "the data is not what the run was trained on"
 
