@@ -28,7 +28,7 @@ SAFETENSORS = {
 
 
 class Inert(dict[Any, Any]):
-    """Stands for an object of a file whose class is not loaded: it holds what was stored of it, and does nothing."""
+    """Replaces an object of a file whose class is not loaded. It holds the stored content, and does nothing."""
 
     kind = "?"
     dump_patches = False  # torch asks networks in files of before 1.6 for it
@@ -57,7 +57,7 @@ class Inert(dict[Any, Any]):
 
 
 def read_weight_file(path: Path) -> Any:
-    """What a file of `torch.save` or of safetensors holds, on the CPU.
+    """The content of a file of `torch.save` or safetensors, on the CPU.
 
     Objects of other classes than torch's tensors and Python's containers come as `Inert`: nothing of a file is
     executed. Raises `HarnessError` where the file is something else, and says what it is.

@@ -1,4 +1,4 @@
-"""Finds the weights in what a checkpoint file holds, and brings their names to those of a network."""
+"""Finds the weights in a checkpoint file, and changes their names to those of a network."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -33,13 +33,13 @@ class Found:
 class Fitted:
     """Weights under a network's own names."""
 
-    weights: "OrderedDict[str, Any]"  # all that the network has; what the file lacks is the network's own
+    weights: "OrderedDict[str, Any]"  # all of the network's; its own value for each that the file lacks
     excepted: tuple[str, ...] = ()  # names that were left out
     notes: list[str] = field(default_factory=list)
 
 
 def find_weights(loaded: Any, path: Path) -> Found:
-    """The weights in what a file holds: itself, or under one of the names that people give them."""
+    """The weights in the content of a file: the content itself, or the entry under a usual name."""
     if isinstance(loaded, Inert):
         whole = _of_module(loaded)
         if not whole:

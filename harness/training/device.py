@@ -1,4 +1,4 @@
-"""The device: which one, how precise, how many threads, and the switches that make it repeat its bits."""
+"""Chooses the device, the precision and the number of threads, and makes results deterministic."""
 
 import os
 import random
@@ -16,7 +16,7 @@ NONDETERMINISTIC = "does not have a deterministic implementation"
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU and the CPU elsewhere; any other name must be there."""
+    """`auto` is CUDA if there is a GPU, else the CPU. Raises `HarnessError` if the named device does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = name.partition(":")[0]
@@ -29,7 +29,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The kind of hardware that fixes the bits: a GPU's name, or the CPU's instruction set."""
+    """The hardware on which the bits of a result depend: the GPU's name, or the CPU's instruction set."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
@@ -38,10 +38,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """`auto` is bfloat16 on GPUs that multiply it fast (compute capability 8 and up), and float32 elsewhere.
+    """`auto` is bfloat16 on GPUs that are fast at it (compute capability 8 and up), else float32.
 
-    `tf32` is float32 whose products a GPU may round to 10 bits of mantissa; elsewhere it is float32.
-    On CPUs bfloat16 stays the user's choice: with AVX512-BF16 alone it was slower than float32.
+    `tf32` lets a GPU round the factors of a float32 product to 10 bits of mantissa; on a CPU it is float32.
+    On CPUs, `auto` is never bfloat16: with AVX512-BF16 alone it was slower than float32.
     """
     if setting != "auto":
         return setting
@@ -50,47 +50,46 @@ def choose_precision(setting: str, device: torch.device) -> str:
 
 
 def set_products(precision: str) -> None:
-    """Whether products of float32 on a GPU are rounded to TF32: with `float32` they are not, also in convolutions."""
+    """Sets whether a GPU uses TF32 for float32 products and convolutions: not with the precision `float32`."""
     torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, also outside torch's allocator: of CUDA itself, cuBLAS or cuDNN beside neighbours."""
+    """Whether memory ran out, in torch's allocator or in CUDA, cuBLAS or cuDNN, as happens beside other processes."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def choose_threads(setting: int | None) -> int:
-    """Threads a run on a CPU: a quarter of the cores, 1 to 4. Never a matter of how many runs there are.
+    """The threads of a run on a CPU: a quarter of the cores, 1 to 4. It does not depend on the number of runs.
 
-    The number of threads changes the order of float additions and so the bits of a result: it is part of
-    what fixes an epoch.
+    The number of threads changes the order of float additions and so the bits of a result. It is part of the recipe.
     """
     return setting or min(4, max(1, count_cores() // 4))
 
 
 def make_deterministic(threads: int) -> None:
-    """Same inputs, same bits: for the whole process, before anything is computed."""
+    """Makes the process deterministic: same inputs, same bits. Call it before anything is computed."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.set_deterministic_debug_mode("warn")  # `use_deterministic_algorithms` also loads and sets the compiler
-    # Else every new tensor is filled with NaN first, which finds bugs in torch and takes a tenth of the time.
+    # The default fills each new tensor with NaN, to find bugs in torch. That takes a tenth of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def mix(*parts: int | str) -> int:
-    """A 63-bit seed from a few numbers and names, far apart for neighbours."""
+    """A 63-bit seed from numbers and names. Similar inputs give very different seeds."""
     import hashlib
 
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
 
 
 def seed_all(*parts: int | str) -> None:
-    """Seeds every global generator that a model, a transform or a layer may draw from."""
+    """Seeds all global random generators: of Python, NumPy and torch."""
     import numpy
 
     seed = mix(*parts)

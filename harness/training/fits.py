@@ -1,4 +1,4 @@
-"""Whether a saved state fits what it is put into: a fused update through memory of another shape corrupts the heap."""
+"""Checks that a saved state fits the model and the optimizer. A wrong one could corrupt memory in a fused update."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from harness.errors import FAILED, HarnessError
 
-# Torch's optimizers that keep one value a weight, but for those of ONE_VALUE. Others check in Python, as they go.
+# Torch's optimizers with one value for each weight, except those of ONE_VALUE. Other optimizers check in Python.
 ELEMENTWISE = (
     *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax, optim.SparseAdam),
     *(optim.Adagrad, optim.Adadelta, optim.ASGD, optim.RMSprop, optim.Rprop),
@@ -18,11 +18,11 @@ ONE_VALUE = ("step", "eta", "mu", "mu_product")
 
 
 class Unfit(HarnessError):
-    """A state is not one of this model or optimizer. Says what differs."""
+    """A state does not fit the model or the optimizer. The message says what differs."""
 
 
 def check_weights(model: nn.Module, weights: Any) -> None:
-    """Raises `Unfit` where weights are not those of the model: other names, or shapes."""
+    """Raises `Unfit` if the weights do not fit the model: other names, or other shapes."""
     if not isinstance(weights, Mapping):
         raise _unfit(f"the weights are a {type(weights).__name__}, not a dict")
     own = model.state_dict()
@@ -30,14 +30,14 @@ def check_weights(model: nn.Module, weights: Any) -> None:
         if name not in own or name not in weights:
             raise _unfit(f"{name} is {'missing' if name in own else 'not part of the model'}")
         wanted, found = own[name], weights[name]
-        if not isinstance(wanted, Tensor):  # what a module keeps beside its tensors
+        if not isinstance(wanted, Tensor):  # a module's extra state
             continue
         if not isinstance(found, Tensor) or found.shape != wanted.shape:
             raise _unfit(f"{name} is {_describe(found)}, and the model's is {_describe(wanted)}")
 
 
 def check_optimizer(optimizer: Optimizer, saved: Any) -> None:
-    """Raises `Unfit` where what an optimizer's `state_dict()` gave holds tensors that are not of its parameters."""
+    """Raises `Unfit` if the saved state of an optimizer has tensors that do not fit its parameters."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = saved.get("state") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping):
@@ -64,7 +64,7 @@ def _check_value(what: str, name: str, value: Any, parameter: Tensor) -> None:
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, torch.layout]:
-    """What a cast keeps: bfloat16 may stand for float32, an integer or a sparse tensor may not."""
+    """What a cast does not change: bfloat16 can replace float32; an integer or a sparse tensor cannot."""
     return tensor.is_floating_point(), tensor.is_complex(), tensor.layout
 
 

@@ -1,4 +1,4 @@
-"""torch's optimizers without their import of torch's compiler, which takes a second and is not needed to train."""
+"""Prevents torch's optimizers from importing torch's compiler, which takes a second and is not needed."""
 
 import functools
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import torch
 
 
 def unwrap_optimizers() -> None:
-    """Takes off what only tells torch's compiler to leave an optimizer alone; one that is compiled is not left alone.
+    """Removes the wrappers that tell torch's compiler to skip an optimizer. Not used with `compile = True`.
 
-    The first optimizer of a process imports the compiler for that. What the wrappers do otherwise stays: a step
-    records gradients only where the optimizer is `differentiable`.
+    Without this, the first optimizer of a process imports the compiler. The other effect of the wrappers is kept: a
+    step records gradients only if the optimizer is `differentiable`.
     """
     for kind in [found for found in vars(torch.optim).values() if isinstance(found, type)]:
         for name, method in list(vars(kind).items()):

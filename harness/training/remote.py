@@ -1,9 +1,9 @@
-"""The path tree at an address, such as s3://bucket/paths, that all nodes share, with a cache on each node.
+"""The tree of epochs at an address, such as s3://bucket/paths, shared by several machines. Each machine has a cache.
 
-The cache is a tree in a folder like any other. What it lacks is looked for at the address, where everything has the
-name that it has in the folder; what is added to it is put there as well. An epoch that is being trained has a lease
-there, `claims/<node>-<generation>`, an object that its holder writes again and again: a node that finds one waits, and
-takes the epoch over, under the next generation, once that object stays as it is.
+The cache is a tree in a folder. A node or state that the cache lacks is read from the address, where it has the same
+name. A new one is written into the cache and to the address. While an epoch is trained, its holder writes a lease to
+the address again and again: the object `claims/<node>-<generation>`. Other machines wait. When the lease does not
+change for some time, another machine takes the epoch over, with a lease of the next generation.
 """
 
 import json
@@ -23,16 +23,16 @@ from harness.objects import Away, StoredObject, open_objects
 from harness.training.recipe import Recipe, digest_of
 from harness.training.tree import SUFFIXES, Node, Tree, read_node, read_state, state_name
 
-LOOK_SECONDS = 1.0  # between looks at the address for what another node trains
-BEAT_SECONDS = 10.0  # between signs of life of who holds a lease
-DEAD_SECONDS = 45.0  # without one, as long as a waiter has watched: the holder is gone
+LOOK_SECONDS = 1.0  # between two checks whether another machine has trained an epoch
+BEAT_SECONDS = 10.0  # between two writes of a lease by its holder
+DEAD_SECONDS = 45.0  # a lease that has not changed for so long is free
 OVERSHOOT = 10  # the states at the address are counted after each tenth of the budget that this run adds
 T = TypeVar("T")
 
 
 @cache
 def node_folder(address: str) -> Path:
-    """The folder of this node through which everything at an address passes: under `HARNESS_CACHE_DIR`, if set."""
+    """The cache folder of this machine for an address: under `HARNESS_CACHE_DIR`, if that is set."""
     cache = Path(os.environ.get("HARNESS_CACHE_DIR") or cache_folder())
     folder = cache.absolute() / "paths" / digest_of(address)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,29 +48,29 @@ def open_tree(paths: Path | str, recipe: Recipe, *, run_id: str, budget_bytes: i
 
 
 class RemoteTree(Tree):
-    """The nodes and states of one recipe at an address. An address that is away is a cache that misses, no error."""
+    """The nodes and states of one recipe at an address. If it cannot be reached, nothing is found there: no error."""
 
     def __init__(self, address: str, recipe: Recipe, *, run_id: str, budget_bytes: int) -> None:
         folder = node_folder(address)
         super().__init__(folder, recipe, budget_bytes=min(budget_bytes, default_path_budget(folder)))
         self._objects = open_objects(address)
         self._address_budget = budget_bytes
-        self._added = budget_bytes  # bytes, since the states at the address were counted: not yet
+        self._added = budget_bytes  # bytes since the states at the address were last counted
         claims = os.fstat(self._claims)
-        # Who holds a lease: a process on this node that does would hold the node's own claim too.
+        # A process on this machine that holds a lease also holds the claim in the cache.
         self._holder = {"run": run_id, "node": f"{socket.gethostname()} {claims.st_dev} {claims.st_ino}"}
         self._leases: dict[str, str] = {}  # names of objects, by node
         self._generations: dict[str, int] = {}
-        self._ended: dict[str, int] = {}  # last generations of leases that are being given back
-        self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: as they were, and since when
-        self._looked: dict[str, float] = {}  # for an epoch, when last
+        self._ended: dict[str, int] = {}  # last generations of leases that are about to be removed
+        self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: their content, and since when it is so
+        self._looked: dict[str, float] = {}  # when the address was last asked for an epoch
         self._denied: dict[str, float] = {}
         self._beating = threading.Lock()
         self._closing = threading.Event()
         self._heart: threading.Thread | None = None
 
     def close(self) -> None:
-        """Gives back every claim, here and at the address."""
+        """Releases every claim, in the cache and at the address."""
         self._closing.set()
         self._objects.in_turn()
         for name in list(self._leases):
@@ -104,9 +104,9 @@ class RemoteTree(Tree):
         self._in_turn(lambda: self._put(f"{node.name}.json"))
 
     def claim(self, name: str) -> bool:
-        """Claims the training of an epoch; False while another process, on whatever node, trains it.
+        """Claims an epoch for training; False while another process, on any machine, trains it.
 
-        While the address is away the claim is this node's alone: others may train the epoch too, to the same bits.
+        While the address cannot be reached, other machines may train the epoch too. They get the same bits.
         """
         if time.monotonic() < self._denied.get(name, 0.0) + LOOK_SECONDS or not super().claim(name):
             return False
@@ -115,14 +115,14 @@ class RemoteTree(Tree):
         except Away:
             is_ours = True
         if is_ours:
-            self._looked.pop(name, None)  # the look that follows counts
+            self._looked.pop(name, None)  # ask again at once
         else:
             self._denied[name] = time.monotonic()
             super().release(name)
         return is_ours
 
     def release(self, name: str) -> None:
-        """Gives a claim back, after all that was to be written before."""
+        """Releases a claim, after everything that waits to be written."""
         super().release(name)
         self._in_turn(lambda: self._give_back(name))
 
@@ -148,11 +148,11 @@ class RemoteTree(Tree):
         """Keeps a packed checkpoint as the state after an epoch; `source` is a file that already holds it."""
         super().add_state(name, content, checksum, kept=kept, source=source)
         if len(content) <= self._address_budget:
-            uncached = content if len(content) > self.budget_bytes else None  # the cache has no room for it
+            uncached = content if len(content) > self.budget_bytes else None  # too large for the cache
             self._in_turn(lambda: self._put_state(state_name(name, checksum, kept=kept), uncached))
 
     def keep_state(self, name: str) -> None:
-        """Turns a rolling state into one that stays."""
+        """Makes a rolling state a lasting one."""
         super().keep_state(name)
         self._in_turn(lambda: self._keep(name))
 
@@ -162,11 +162,11 @@ class RemoteTree(Tree):
         self._in_turn(lambda: self._drop(name))
 
     def news(self) -> str | None:
-        """That the address went away, or answers again."""
+        """A message that the address cannot be reached, or answers again."""
         return self._objects.news()
 
     def _ask(self, question: Callable[..., T], *arguments: Any) -> T | None:
-        """The address's answer; None while it is away."""
+        """The address's answer; None while it cannot be reached."""
         try:
             return question(*arguments)
         except Away:
@@ -176,7 +176,7 @@ class RemoteTree(Tree):
         self._objects.in_turn(job)
 
     def _put(self, name: str, uncached: bytes | None = None) -> bool:
-        """Puts a file of the cache at the address, under the same name; False where it is gone from the cache."""
+        """Copies a file of the cache to the address; False if the cache has it no more."""
         try:
             content = (self.folder / name).read_bytes() if uncached is None else uncached
         except FileNotFoundError:
@@ -195,7 +195,7 @@ class RemoteTree(Tree):
             stem, _, suffix = state.name.rpartition(".")
             if suffix == "rolling":
                 self._objects.move(state.name, f"{stem}.state")
-        if not found:  # what was to be put there became one that stays before it was
+        if not found:  # it became a lasting state before it was copied
             for path in self._states(name):
                 self._put_state(path.name)
 
@@ -209,7 +209,7 @@ class RemoteTree(Tree):
         return sorted(found, key=lambda state: SUFFIXES.index(Path(state.name).suffix))
 
     def _keep_address_budget(self) -> None:
-        """Removes the states that were written first; a store does not tell when one was used last."""
+        """Removes the states that were written first: an object store does not say when one was last used."""
         states = [found for found in self._objects.find("") if Path(found.name).parent.name == "states"]
         total = sum(found.size for found in states)
         for found in states[:-1]:
@@ -220,13 +220,13 @@ class RemoteTree(Tree):
         self._added = 0
 
     def _lease(self, name: str) -> bool:
-        """Takes the lease of an epoch, unless someone who lives has it."""
+        """Takes the lease of an epoch, unless a living process has it."""
         while True:
             generation = self._generations.get(name, 0)
             lease = f"claims/{name}-{generation}"
             if self._objects.create(lease, self._sign()):
                 if generation and self._objects.read(f"claims/{name}-{generation - 1}") is None:
-                    self._objects.remove(lease)  # given back meanwhile, with all before it: others begin at 0 again
+                    self._objects.remove(lease)  # the others were removed meanwhile: start again at 0
                     del self._generations[name]
                     return False
                 with self._beating:
@@ -236,7 +236,7 @@ class RemoteTree(Tree):
                     self._heart.start()
                 return True
             content = self._objects.read(lease)
-            if content is None:  # given back this moment
+            if content is None:  # removed a moment ago
                 return False
             if not self._is_left(content):
                 before, since = self._watched.get(lease, (None, 0.0))
@@ -251,7 +251,7 @@ class RemoteTree(Tree):
         return json.dumps(self._holder | {"beat": uuid.uuid4().hex}).encode()
 
     def _is_left(self, content: bytes) -> bool:
-        """Whether a lease is that of a process that is gone: of this run, or of this node, where we hold the claim."""
+        """Whether a lease's process has ended: it is of this run, or of this machine, whose claim we hold."""
         try:
             holder = json.loads(content)
             return any(holder[name] == mine for name, mine in self._holder.items())
@@ -265,9 +265,9 @@ class RemoteTree(Tree):
                     self._ask(self._objects.write, lease, self._sign())
 
     def _give_back(self, name: str) -> None:
-        with self._beating:  # no sign of life after the end
+        with self._beating:  # no write after the release
             if self._leases.pop(name, None) is not None:
                 self._ended[name] = self._generations.pop(name, 0)
-        for generation in range(self._ended.get(name, -1) + 1):  # again from the first where the address went away
+        for generation in range(self._ended.get(name, -1) + 1):  # after a failure, again from the first one
             self._objects.remove(f"claims/{name}-{generation}")
         self._ended.pop(name, None)

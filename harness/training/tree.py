@@ -1,14 +1,14 @@
-"""The path tree: every epoch that was ever trained, under `paths/`, and the states that later runs start from.
+"""The tree of epochs: every epoch that was trained, under `paths/`, and the states that later runs start from.
 
-A node is an epoch. Its name is a digest of its parent's name and of the optimizer options (`knobs`: the
-learning rate above all) it was trained with; the root's name is the recipe's digest. On disk:
+A node is an epoch. Its name is a digest of its parent's name and of its knobs: the optimizer options with which it
+was trained, most of all the learning rate. The root's name is the recipe's digest. On disk:
 
     paths/<recipe>/recipe.json             what the recipe is made of
     paths/<recipe>/<node>.json             the epoch's metrics, its parent and who trained it
     paths/<recipe>/states/<node>-<sum>.state      the state after it, a checkpoint; <sum> is its checksum
     paths/<recipe>/states/<node>-<sum>.rolling    the same for an unfinished run, replaced by its next one
 
-Anything damaged is dropped: the epoch is trained again from its deepest ancestor that has a state.
+A damaged file is deleted, and the epoch is trained again, from its deepest ancestor that has a state.
 """
 
 import fcntl
@@ -42,16 +42,16 @@ class Node:
     metrics: dict[str, float]
     epoch_seconds: float
     run_id: str  # of the run that trained it
-    knobs_after: Knobs | None = None  # where the optimizer turned its own options while it trained
+    knobs_after: Knobs | None = None  # if the optimizer itself changed its options during the epoch
 
 
 def child_name(parent: str, knobs: Knobs) -> str:
-    """The name of the epoch that follows `parent` when it is trained with these options."""
+    """The name of the epoch after `parent` that is trained with these knobs."""
     return digest_of([parent, knobs])
 
 
 class Tree:
-    """The nodes and states of one recipe. Any number of processes may read and write it at once."""
+    """The nodes and states of one recipe. Several processes can read and write it at once."""
 
     def __init__(self, folder: Path, recipe: Recipe, *, budget_bytes: int) -> None:
         self.root = recipe.digest
@@ -64,7 +64,7 @@ class Tree:
         self._claims = os.open(folder / "claims", os.O_RDWR | os.O_CREAT, 0o644)
 
     def close(self) -> None:
-        """Gives back every claim."""
+        """Releases every claim."""
         os.close(self._claims)
 
     def find(self, name: str) -> Node | None:
@@ -79,15 +79,15 @@ class Tree:
         return node
 
     def record(self, node: Node) -> None:
-        """Keeps a trained epoch."""
+        """Stores a trained epoch."""
         record = json.loads(json.dumps(asdict(node)))
         checksum = digest_of(record)
         write_whole(self.folder / f"{node.name}.json", json.dumps(record | {"checksum": checksum}))
 
     def claim(self, name: str) -> bool:
-        """Claims the training of an epoch for this process; False while another one trains it.
+        """Claims an epoch for training by this process; False while another one trains it.
 
-        A byte of one file is locked for each claim, so the claims of a process that dies are free at once.
+        A claim is a lock on one byte of a file. When a process dies, its claims are free at once.
         """
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(name))
@@ -96,7 +96,7 @@ class Tree:
         return True
 
     def release(self, name: str) -> None:
-        """Gives a claim back."""
+        """Releases a claim."""
         fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _offset(name))
 
     def load_state(self, name: str) -> dict[str, Any] | None:
@@ -104,10 +104,10 @@ class Tree:
         for path in self._states(name):
             try:
                 content = path.read_bytes()
-            except FileNotFoundError:  # another process dropped it
+            except FileNotFoundError:  # another process deleted it
                 continue
-            with suppress(FileNotFoundError, PermissionError):  # of another user's file the time is not ours to set
-                os.utime(path)  # the budget drops the least recently used first
+            with suppress(FileNotFoundError, PermissionError):  # another user's file
+                os.utime(path)  # the least recently used states are deleted first
             state = read_state(content, path.name)
             if state is not None:
                 return state
@@ -115,7 +115,7 @@ class Tree:
         return None
 
     def drop_state(self, name: str) -> None:
-        """Removes the states after an epoch: they do not fit what they are to be put into."""
+        """Removes the states after an epoch: they do not fit the model or the optimizer."""
         for path in self._states(name):
             path.unlink(missing_ok=True)
 
@@ -131,10 +131,10 @@ class Tree:
         self._keep_budget()
 
     def keep_state(self, name: str) -> None:
-        """Turns a rolling state into one that stays."""
+        """Makes a rolling state a lasting one."""
         for path in self._states(name):
             if path.suffix == ".rolling":
-                with suppress(FileNotFoundError):  # another process kept or dropped it
+                with suppress(FileNotFoundError):  # another process renamed or deleted it
                     link_whole(path, path.with_suffix(".state"))
                     path.unlink(missing_ok=True)
 
@@ -145,7 +145,7 @@ class Tree:
                 path.unlink(missing_ok=True)
 
     def news(self) -> str | None:
-        """What there is to say of the place where the tree is kept; told once."""
+        """A message about the place of the tree, or None; each is returned once."""
         return None
 
     def _states(self, name: str) -> list[Path]:
@@ -165,7 +165,7 @@ class Tree:
 
 
 def read_node(content: bytes, name: str) -> Node | None:
-    """The node of a record; None where it is damaged, or another one's."""
+    """The node in a record; None if it is damaged, or has another name."""
     try:
         record = json.loads(content)
         checksum = record.pop("checksum")
@@ -175,13 +175,13 @@ def read_node(content: bytes, name: str) -> Node | None:
 
 
 def read_state(content: bytes, file_name: str) -> dict[str, Any] | None:
-    """The state in a file of this name; None where it fails its checksum, or is none."""
+    """The state in a file of this name; None if its checksum is wrong, or if it is not a state."""
     if hashlib.sha256(content).hexdigest()[:16] != file_name.rpartition(".")[0].partition("-")[2]:
         return None
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         is_state = isinstance(loaded["state_dict"], dict)
-    except Exception:  # a checksum says that these bytes were written, not that they are a state
+    except Exception:  # the right checksum does not mean that it is a state
         return None
     return loaded if is_state else None
 

@@ -1,4 +1,4 @@
-"""A thread that writes checkpoints, states and nodes in order, beside the training."""
+"""A thread that writes checkpoints, states and nodes in order, during training."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ from harness.files import link_whole, write_whole
 from harness.training.checkpoint import pack
 from harness.training.tree import Tree
 
-MOST_WAITING = 4  # writes that may wait; each may hold a whole state in memory
+MOST_WAITING = 4  # the most writes that wait; each can hold a whole state in memory
 
 
 class Writer:
-    """Does what it is given, first come, first served; an error is raised at the next call."""
+    """Does jobs in order. An error is raised at the next call."""
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
@@ -23,17 +23,17 @@ class Writer:
         self._thread.start()
 
     def do(self, job: Callable[[], None]) -> None:
-        """Queues a job; waits while too many are queued."""
+        """Adds a job to the queue; waits while the queue is full."""
         self._raise()
         self._jobs.put(job)
 
     def flush(self) -> None:
-        """Waits until everything that was queued is on the disk."""
+        """Waits until all jobs are done."""
         self._jobs.join()
         self._raise()
 
     def close(self) -> None:
-        """Ends the thread after what is queued."""
+        """Ends the thread after all jobs."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -57,7 +57,7 @@ class Writer:
 def write_checkpoint(
     checkpoint: Mapping[str, Any], files: list[Path], tree: Tree, name: str, *, rolling: bool, kept: bool
 ) -> None:
-    """Writes one checkpoint to every place that wants it: packed once, linked where it can be."""
+    """Writes one checkpoint to several places: it is packed once, and linked where possible."""
     content, checksum = pack(checkpoint)
     first: Path | None = None
     for file in files:
