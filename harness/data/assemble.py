@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data.augment import check_augment
+from harness.data.augment import Augment, augment_names, check_augment
 from harness.data.normalise import mean_and_std
 from harness.data.part import Arrays, Data, Part
 from harness.errors import HarnessError
@@ -23,7 +23,7 @@ def build_data(
     validation: Arrays,
     load_test: Callable[[], Part] | None,
     classes: Classes,
-    augment: Sequence[str] | str,
+    augment: Sequence[Augment] | Augment,
     normalize: bool,
     description: dict[str, str | int | float],
 ) -> Data:
@@ -47,7 +47,7 @@ def build_data(
         std=std,
         digest=data_digest(
             [train.inputs, train.targets, validation.inputs, validation.targets],
-            {"augment": names, "classes": labels, "normalize": normalize},
+            {"augment": augment_names(names), "classes": labels, "normalize": normalize},
         ),
         description=describe(name, train, validation, shape, labels, names) | description,
         input_shape=shape,
@@ -61,7 +61,7 @@ def describe(
     validation: Any,
     shape: tuple[int, ...],
     classes: tuple[str, ...] | None,
-    augment: tuple[str, ...],
+    augment: tuple[Augment, ...],
 ) -> dict[str, str | int | float]:
     """What MLflow records about a data set, from any source."""
     return {
@@ -70,7 +70,7 @@ def describe(
         "validation": len(validation),
         "shape": "x".join(map(str, shape)),
         "classes": len(classes) if classes is not None else "none (regression)",
-        "augment": "+".join(augment) if augment else "none",
+        "augment": "+".join(augment_names(augment)) if augment else "none",
     }
 
 

@@ -1,28 +1,37 @@
-"""Crop, flip and cutout for a whole batch at once, on the device. The random numbers are drawn once an epoch."""
+"""Augmentation of a whole batch at once, on the device, from random numbers that are drawn for each image once a pass."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from harness.data.photographs import draw_boxes, draw_tints
 from harness.errors import HarnessError, did_you_mean
 
-AUGMENTATIONS = ("crop", "flip", "cutout")
+AUGMENTATIONS = ("crop", "flip", "cutout", "random_resized_crop", "color_jitter")
+Augment = str | Callable[[Tensor], Tensor]  # a name, or a function of a batch of images (B, C, H, W)
 
 
-def check_augment(augment: Sequence[str] | str, *, images: bool) -> tuple[str, ...]:
-    """The names as a tuple; raises `HarnessError` for unknown ones and for data that is no image."""
-    names = (augment,) if isinstance(augment, str) else tuple(augment)
-    for name in names:
-        if name not in AUGMENTATIONS:
+def check_augment(augment: Sequence[Augment] | Augment, *, images: bool) -> tuple[Augment, ...]:
+    """Names and functions as a tuple; raises `HarnessError` for unknown names and for data that is no image."""
+    given = (augment,) if isinstance(augment, str) or callable(augment) else tuple(augment)
+    for name in given:
+        if name not in AUGMENTATIONS and not callable(name):
             options = ", ".join(f"'{option}'" for option in AUGMENTATIONS)
             hint = did_you_mean(str(name), AUGMENTATIONS)
-            raise HarnessError(f"augment: there is no {name!r}, only {options}.{hint}")
-    if names and not images:
-        raise HarnessError(f"augment={names!r} needs images (N, C, H, W); these inputs are not images.")
-    return tuple(name for name in AUGMENTATIONS if name in names)
+            raise HarnessError(f"augment: there is no {name!r}, only {options}, or functions of a batch.{hint}")
+    if given and not images:
+        raise HarnessError(f"augment={given!r} needs images (N, C, H, W); these inputs are not images.")
+    if "crop" in given and "random_resized_crop" in given:
+        raise HarnessError("augment: 'crop' and 'random_resized_crop' are two ways to crop; choose one.")
+    return (*(name for name in AUGMENTATIONS if name in given), *(name for name in given if callable(name)))
+
+
+def augment_names(augment: Sequence[Augment]) -> tuple[str, ...]:
+    """What the augmentations are called, functions by their own names."""
+    return tuple(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in augment)
 
 
 def padding(height: int, width: int) -> tuple[int, int]:
@@ -51,44 +60,40 @@ def number_for(seed: int, epoch: int | str) -> int:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draws:
-    """The random choices for the N images of an epoch, in the order of training."""
+    """The random choices for the N images of a pass, in the order of training."""
 
-    offsets: Tensor | None  # (N,) the pixel of the padded image at which the window begins
-    flips: Tensor | None  # (N,) 0 or 1
-    cuts: Tensor | None  # (2, N) row and column of the middle of the square that is cut out
+    offsets: Tensor | None = None  # (N,) the pixel of the padded image at which the window begins
+    flips: Tensor | None = None  # (N,) 0 or 1
+    cuts: Tensor | None = None  # (2, N) row and column of the middle of the square that is cut out
+    boxes: Tensor | None = None  # (4, N) top, left, height and width of the part that is enlarged to the whole
+    tints: Tensor | None = None  # (3, N) factors of brightness, contrast and saturation
 
     def at(self, places: slice | Tensor) -> "Draws":
-        """The choices for the images at these places of the epoch: a slice, or indices (B,) int64."""
-        return Draws(
-            offsets=None if self.offsets is None else self.offsets[places],
-            flips=None if self.flips is None else self.flips[places],
-            cuts=None if self.cuts is None else self.cuts[:, places],
-        )
+        """The choices for the images at these places of the pass: a slice, or indices (B,) int64."""
+        return Draws(**{name: tensor[..., places] for name, tensor in self._named().items()})
 
     def tensors(self) -> list[Tensor]:
         """The tensors that are not None."""
-        return [tensor for tensor in (self.offsets, self.flips, self.cuts) if tensor is not None]
+        return list(self._named().values())
 
     @staticmethod
     def joined(parts: "Sequence[Draws]") -> "Draws":
         """The choices for the images of several parts, one after the other."""
-        both = zip(*(part.tensors() for part in parts), strict=True)
-        values = iter([torch.cat(tensors, dim=-1) for tensors in both])
-        first = parts[0]
-        return Draws(
-            offsets=None if first.offsets is None else next(values),
-            flips=None if first.flips is None else next(values),
-            cuts=None if first.cuts is None else next(values),
-        )
+        named = [part._named() for part in parts]
+        return Draws(**{name: torch.cat([part[name] for part in named], dim=-1) for name in named[0]})
+
+    def _named(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in values.items() if tensor is not None}
 
 
-def draw(augment: Sequence[str], count: int, height: int, width: int, generator: torch.Generator) -> Draws:
-    """Draws the augmentation of a whole epoch at once."""
+def draw(augment: Sequence[Augment], count: int, height: int, width: int, generator: torch.Generator) -> Draws:
+    """Draws the augmentation of a whole pass at once."""
 
     def integers(high: int) -> Tensor:
         return torch.randint(0, high, (count,), generator=generator, device=generator.device)
 
-    offsets = flips = cuts = None
+    offsets = flips = cuts = boxes = tints = None
     if "crop" in augment:
         y, x = padding(height, width)
         offsets = integers(2 * y + 1) * (width + 2 * x) + integers(2 * x + 1)
@@ -96,7 +101,11 @@ def draw(augment: Sequence[str], count: int, height: int, width: int, generator:
         flips = integers(2)
     if "cutout" in augment:
         cuts = torch.stack((integers(height), integers(width)))
-    return Draws(offsets=offsets, flips=flips, cuts=cuts)
+    if "random_resized_crop" in augment:
+        boxes = draw_boxes(count, height, width, generator)
+    if "color_jitter" in augment:
+        tints = draw_tints(count, generator)
+    return Draws(offsets=offsets, flips=flips, cuts=cuts, boxes=boxes, tints=tints)
 
 
 def windows(padded: Tensor, images: Tensor, offsets: Tensor, height: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.data.augment import Augment
 from harness.data.memory import tensors
 from harness.data.part import Data
 
@@ -12,7 +13,7 @@ def digits(
     *,
     validation: int | float = 0.2,
     test: int | float = 0.2,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     split_seed: int = 0,
 ) -> Data:
     """The 1,797 handwritten digits of 8x8 grey pixels that scikit-learn ships (Alpaydin and Kaynak 1998).

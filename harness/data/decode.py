@@ -18,16 +18,23 @@ from PIL import Image, ImageOps
 
 FEW = 1_000  # up to so many files are decoded without starting processes
 
-Pixels = npt.NDArray[np.uint8]
+DEEP = "16 bits or more a value"  # why an image does not become bytes
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 
-def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:
+def read_image(path: str | Path, *, size: int, channels: int, deep: bool = False) -> Pixels:
     """One image file as (size, size, channels) uint8: the shorter side resized, then the middle cut out.
 
-    Raises OSError, or another exception of Pillow, if the file is not a readable image.
+    Grey images of more than 8 bits a value, or of floats, are read with `deep`, as float32 that keep their values.
+    Raises OSError, or another exception of Pillow, if the file is not a readable image of that kind.
     """
     mode = "RGB" if channels == 3 else "L"
     with Image.open(path) as file:
+        if (file.mode == "F" or file.mode.startswith("I")) is not deep:
+            raise ValueError("8 bits a value" if deep else DEEP)
+        if deep:
+            return _read_deep(file, size, channels)
         file.draft(mode, (2 * size, 2 * size))  # a large JPEG is read at a fraction of its resolution
         upright = ImageOps.exif_transpose(file)
         # Pillow warns when it drops the transparency of a palette.
@@ -37,12 +44,26 @@ def read_image(path: str | Path, *, size: int, channels: int) -> Pixels:
     return np.asarray(image).reshape(size, size, channels)
 
 
+def _read_deep(file: Image.Image, size: int, channels: int) -> npt.NDArray[np.float32]:
+    # Not by Pillow's own conversion, which cuts 16 bits to 8.
+    values = Image.fromarray(np.asarray(ImageOps.exif_transpose(file)).astype(np.float32))
+    if values.size != (size, size):
+        values = ImageOps.fit(values, (size, size), method=Image.Resampling.BILINEAR)
+    found = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError("values that are not finite")
+    return np.repeat(found.reshape(size, size, 1), channels, axis=2)
+
+
 def fill(output: Pixels, rows: Iterable[int], paths: Iterable[str]) -> list[tuple[str, str]]:
     """Decodes `paths` into `rows` of (N, size, size, channels). Returns path and reason of each failure."""
     failures = []
     for row, path in zip(rows, paths, strict=True):
         try:
-            output[row] = read_image(path, size=output.shape[1], channels=output.shape[3])
+            deep = output.dtype == np.float32
+            output[row] = read_image(path, size=output.shape[1], channels=output.shape[3], deep=deep)
+        except ValueError as error:
+            failures.append((path, str(error) if len(str(error)) < 40 else type(error).__name__))
         # Pillow's decoders raise almost any exception for a broken file.
         except Exception as error:
             reason = "empty" if os.path.getsize(path) == 0 else type(error).__name__
@@ -50,10 +71,12 @@ def fill(output: Pixels, rows: Iterable[int], paths: Iterable[str]) -> list[tupl
     return failures
 
 
-def decode_files(paths: list[str], output: Path, *, size: int, channels: int) -> list[tuple[str, str]]:
+def decode_files(
+    paths: list[str], output: Path, *, size: int, channels: int, deep: bool = False
+) -> list[tuple[str, str]]:
     """Decodes files into the .npy file `output` (N, size, size, channels), on all cores for many files."""
     shape = (len(paths), size, size, channels)
-    array = np.lib.format.open_memmap(output, mode="w+", dtype=np.uint8, shape=shape)
+    array = np.lib.format.open_memmap(output, mode="w+", dtype=np.float32 if deep else np.uint8, shape=shape)
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     if len(paths) <= FEW or cores == 1:
         failures = fill(array, range(len(paths)), paths)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from harness.data.assemble import build_data
+from harness.data.augment import Augment
 from harness.data.generated import demo_shapes
 from harness.data.memory import select, split_note
 from harness.data.part import Arrays, Data
@@ -23,7 +24,7 @@ from harness.errors import FAILED, HarnessError
 
 def cifar10(
     *,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     validation: int | float = 5_000,
     root: str | Path | None = None,
     split_seed: int = 0,
@@ -42,7 +43,7 @@ def cifar10(
 
 def cifar100(
     *,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     validation: int | float = 5_000,
     root: str | Path | None = None,
     split_seed: int = 0,
@@ -55,7 +56,7 @@ def cifar100(
 
 def mnist(
     *,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     validation: int | float = 5_000,
     root: str | Path | None = None,
     split_seed: int = 0,
@@ -71,7 +72,7 @@ def mnist(
 
 def fashion_mnist(
     *,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     validation: int | float = 5_000,
     root: str | Path | None = None,
     split_seed: int = 0,
@@ -85,7 +86,7 @@ def fashion_mnist(
 def _load(
     name: str,
     source: Any,
-    augment: Sequence[str] | str,
+    augment: Sequence[Augment] | Augment,
     validation: int | float,
     root: str | Path | None,
     split_seed: int,

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from harness.data.assemble import build_data
+from harness.data.augment import Augment
 from harness.data.drawing import FIGURES, FILLS, HUES, Array, blend, colours, cover, place
 from harness.data.part import Arrays, Data
 from harness.data.split import Indices
@@ -24,7 +25,7 @@ def shapes(
     channels: int = 3,
     classes: int = 10,
     seed: int = 0,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
 ) -> Data:
     """Generated images of ten figures: circle, ring, crescent, half, triangle, square, cross, star, heart, arrow.
 
@@ -162,7 +163,7 @@ def bit(generator: np.random.Generator, image: Array, colour: Array, scale: np.f
     blend(image, colour, cover(np.maximum(np.abs(u) - 1, np.abs(v) - width[:, None, None]), radius))
 
 
-def demo_shapes(*, size: int, channels: int, classes: int, augment: Sequence[str] | str) -> Data:
+def demo_shapes(*, size: int, channels: int, classes: int, augment: Sequence[Augment] | Augment) -> Data:
     """The small stand-in under `--demo` for images of this size, of as many classes as can be drawn."""
     drawn = max(2, min(classes, most_classes(channels)))
     return shapes(

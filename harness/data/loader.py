@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from harness.data.augment import draw, generator_for, pad, windows
+from harness.data.augment import Augment, draw, generator_for
 from harness.data.collating import Collate, collate
 from harness.data.normalise import channels_last, normalised
 from harness.data.order import shuffled
-from harness.data.resident import finished
+from harness.data.resident import augmented
 from harness.data.sampling import order_of
 
 FORK = "fork" if sys.platform == "linux" else None  # a spec's functions and classes cannot be pickled
@@ -47,7 +47,7 @@ def train_batches(
     weights: Tensor | None = None,
     device: torch.device,
     loading: Loading,
-    augment: Sequence[str],
+    augment: Sequence[Augment],
     mean: Tensor | None,
     std: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -73,11 +73,7 @@ def train_batches(
         height, width = inputs.shape[2:]
         if draws is None:
             draws = draw(augment, len(order), height, width, generator_for(seed, number, device))
-        images = channels_last(inputs)
-        if draws.offsets is not None:
-            places = torch.arange(len(images), device=device)
-            images = windows(pad(images), places, draws.offsets[start:stop], height, width)
-        yield finished(images, draws.at(slice(start, stop)), mean, std), targets
+        yield augmented(channels_last(inputs), draws.at(slice(start, stop)), augment, mean, std), targets
 
 
 def batches(

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.data.assemble import Classes, as_inputs, as_targets, build_data, labels_of
+from harness.data.augment import Augment
 from harness.data.part import Arrays, Data
 from harness.data.split import Indices, part_size, split
 from harness.errors import HarnessError
@@ -19,7 +20,7 @@ def tensors(
     *,
     validation: PartSpec = 0.1,
     test: PartSpec | None = None,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     normalize: bool | None = None,
     classes: Classes = None,
     split_seed: int = 0,

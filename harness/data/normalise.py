@@ -47,6 +47,11 @@ def mean_and_std(inputs: Tensor) -> tuple[Tensor, Tensor]:
     else:
         values = inputs.movedim(1, -1).reshape(-1, inputs.shape[1]).numpy().astype(np.float64)
         mean, variance = values.mean(0), values.var(0)
+    return as_mean_and_std(mean, variance)
+
+
+def as_mean_and_std(mean: npt.NDArray[np.float64], variance: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation as batches are normalised with: 1 where a channel is constant."""
     std = np.sqrt(np.maximum(variance, 0))
     std[std < 1e-8 * np.maximum(1, np.abs(mean))] = 1
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)

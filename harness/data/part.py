@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.data import loader
+from harness.data import loader, mapped
+from harness.data.augment import Augment
 from harness.data.loader import Loading
+from harness.data.mapped import Mapped
 from harness.data.normalise import normalised
 from harness.data.order import Spans, Stretch, balancing, bounds, check_weights, stretches
 from harness.data.resident import Epoch, Resident, joined
@@ -51,8 +53,8 @@ Part = Arrays | Dataset[Any]
 class Data:
     """Training, validation and test part of a data set, and how their images become batches.
 
-    The functions of `harness.data` make it. A part is either `Arrays`, which are kept on the device that trains, or a
-    `torch.utils.data.Dataset`, which is read by a `DataLoader`.
+    The functions of `harness.data` make it. A part is `Arrays`, which are kept on the device that trains, `Mapped`,
+    which stays in a file, or another `torch.utils.data.Dataset`, which is read by a `DataLoader`.
     """
 
     name: str
@@ -60,7 +62,7 @@ class Data:
     validation: Part
     load_test: Callable[[], Part] | None = None
     classes: tuple[str, ...] | None = None  # None: regression
-    augment: tuple[str, ...] = ()
+    augment: tuple[Augment, ...] = ()
     mean: Tensor | None = None  # (C,), in the units of the inputs: 0..255 for uint8
     std: Tensor | None = None  # (C,)
     digest: str
@@ -69,6 +71,7 @@ class Data:
     is_multilabel: bool = False  # regression targets that are all 0 or 1: whether each label is there
     weights: Tensor | None = None  # (N,) float64: how often each training image is drawn; None: once a pass
     loading: Loading = field(default_factory=Loading)  # of datasets
+    notes: tuple[str, ...] = ()  # what the user should know of it
 
     @property
     def workers(self) -> int:
@@ -95,15 +98,17 @@ class Data:
     def to(self, device: torch.device | str) -> Data:
         """The same data with its arrays on `device`. A second call returns the same object."""
         device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
-        held = [part for part in (self.train, self.validation) if isinstance(part, Arrays)]
-        if all(part.inputs.device == device for part in held):
+        parts = (self.train, self.validation)
+        held = [part for part in parts if isinstance(part, Arrays)]
+        moves = device.type == "cuda" and any(isinstance(part, Mapped) for part in parts)
+        if not moves and all(part.inputs.device == device for part in held):
             return self
         if device not in self._moved:
             self._moved[device] = replace(
                 self,
-                train=_moved(self.train, device),
-                validation=_moved(self.validation, device),
-                load_test=None if self.load_test is None else lambda: _moved(self.test, device),
+                train=_moved(self.train, device, self.augment),
+                validation=_moved(self.validation, device, ()),
+                load_test=None if self.load_test is None else lambda: _moved(self.test, device, ()),
                 mean=None if self.mean is None else self.mean.to(device),
                 std=None if self.std is None else self.std.to(device),
             )
@@ -130,7 +135,8 @@ class Data:
         >>> data.weights[data.train.targets == 1].sum() / data.weights.sum()
         tensor(0.5000, dtype=torch.float64)
         """
-        targets = self.train.targets if isinstance(self.train, Arrays) else loader.targets_of(self.train)
+        train = self.train
+        targets = train.targets if isinstance(train, Arrays | Mapped) else loader.targets_of(train)
         if self.classes is None or targets.dtype != torch.int64:
             raise HarnessError(f"{self.name}: balanced() needs targets that are classes; give weights to weighted().")
         return self.weighted(balancing(targets))
@@ -166,6 +172,19 @@ class Data:
         for part in self._stretches(batch_size, epoch, epoch_steps):
             if isinstance(self.train, Arrays):
                 yield from self.to(device)._resident.batches(part.spans, seed=seed, number=part.number)
+                continue
+            if isinstance(self.train, Mapped):
+                yield from mapped.train_batches(
+                    self.train,
+                    spans=part.spans,
+                    seed=seed,
+                    number=part.number,
+                    weights=self.weights,
+                    device=device,
+                    augment=self.augment,
+                    mean=self.mean,
+                    std=self.std,
+                )
                 continue
             yield from loader.train_batches(
                 self.train,
@@ -205,6 +224,10 @@ class Data:
     def batches(self, part: Part, *, batch_size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor]]:
         """All of a part on `device`, in order, normalised and not augmented; the last batch may be smaller."""
         device = torch.device(device)
+        if isinstance(part, Mapped):
+            for inputs, targets in mapped.batches(part, batch_size=batch_size, device=device):
+                yield self.prepare(inputs), targets
+            return
         is_training = part is self.train and part is not self.validation
         if not isinstance(part, Arrays):
             yield from loader.batches(
@@ -254,5 +277,7 @@ def _length(part: Part) -> int:
     return len(part)  # type: ignore[arg-type]  # Dataset declares no length; datasets() has asked for one
 
 
-def _moved(part: Part, device: torch.device) -> Part:
+def _moved(part: Part, device: torch.device, augment: Sequence[Augment]) -> Part:
+    if isinstance(part, Mapped) and part.fits(device, augment):
+        return Arrays(inputs=part.held(device), targets=part.targets.to(device))
     return part.to(device) if isinstance(part, Arrays) else part

@@ -1,14 +1,16 @@
 """A training part that is kept on the device: an epoch is an index into it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harness.data.augment import Draws, cut_out, draw, flipped, generator_for, pad, windows
+from harness.data.augment import Augment, Draws, cut_out, draw, flipped, generator_for, pad, windows
 from harness.data.normalise import channels_last, normalised, normalised_images
 from harness.data.order import shuffled
+from harness.data.photographs import enlarged, tinted
+from harness.errors import FAILED, HarnessError
 
 
 class Resident:
@@ -23,7 +25,7 @@ class Resident:
         inputs: Tensor,
         targets: Tensor,
         *,
-        augment: Sequence[str],
+        augment: Sequence[Augment],
         mean: Tensor | None,
         std: Tensor | None,
         weights: Tensor | None = None,
@@ -65,7 +67,7 @@ class Resident:
         else:
             rows = self.stored.view(len(self.stored), -1).index_select(0, images)
             batch = rows.view(-1, height, width, channels)
-        return finished(batch, draws, self.mean, self.std)
+        return finished(batch, draws, self.augment, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,11 +102,48 @@ def joined(parts: Sequence[Epoch]) -> Epoch:
     )
 
 
-def finished(images: Tensor, draws: Draws, mean: Tensor | None, std: Tensor | None) -> Tensor:
-    """Flips, normalises and cuts images (B, H, W, C); gives (B, C, H, W) float32 in channels_last order."""
+def augmented(
+    images: Tensor, draws: Draws, augment: Sequence[Augment], mean: Tensor | None, std: Tensor | None
+) -> Tensor:
+    """A batch of images (B, H, W, C) as stored, with what was drawn for them: see `finished`."""
+    if draws.offsets is not None:
+        places = torch.arange(len(images), device=images.device)
+        images = windows(pad(images), places, draws.offsets, images.shape[1], images.shape[2])
+    return finished(images, draws, augment, mean, std)
+
+
+def finished(
+    images: Tensor, draws: Draws, augment: Sequence[Augment], mean: Tensor | None, std: Tensor | None
+) -> Tensor:
+    """What comes after the crop by pixels, for images (B, H, W, C); gives (B, C, H, W) float32 in channels_last order.
+
+    In this order: a part enlarged, flip, colours, the user's functions, normalisation, cutout.
+    """
+    is_bytes = images.dtype == torch.uint8
+    if draws.boxes is not None:
+        images = enlarged(images, draws.boxes)
     if draws.flips is not None:
         images = flipped(images, draws.flips)
+    if draws.tints is not None:
+        images = tinted(images, draws.tints)
+    for function in augment:
+        if callable(function):
+            given = images.round().to(torch.uint8) if is_bytes and images.dtype != torch.uint8 else images
+            images = _by_user(function, given.permute(0, 3, 1, 2))
     values = normalised_images(images, mean, std)
     if draws.cuts is not None:  # after the normalisation: the cut square has the mean, as in the paper
         cut_out(values, draws.cuts)
     return values.permute(0, 3, 1, 2)
+
+
+def _by_user(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """What a user's function makes of images (B, C, H, W), as (B, H, W, C)."""
+    made = function(images)
+    if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[:2] != images.shape[:2]:
+        found = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise HarnessError(
+            f"augment: a function got images of shape {tuple(images.shape)} and gave {found}; it must give as many "
+            "images, of as many channels.",
+            exit_code=FAILED,
+        )
+    return channels_last(made)

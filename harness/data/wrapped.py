@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from harness.data.assemble import Classes, are_labels, class_names, data_digest, describe
-from harness.data.augment import check_augment
+from harness.data.augment import Augment, augment_names, check_augment
 from harness.data.collating import Collate, OwnCollate, collate
 from harness.data.loader import Loading, length, targets_of
 from harness.data.normalise import mean_and_std
@@ -28,7 +28,7 @@ def datasets(
     classes: Classes = None,
     name: str = "datasets",
     workers: int = 0,
-    augment: Sequence[str] | str = (),
+    augment: Sequence[Augment] | Augment = (),
     collate_fn: Callable[[Any], Any] | None = None,
     evaluation_collate_fn: Callable[[Any], Any] | None = None,
     sampler: Iterable[int] | None = None,
@@ -91,7 +91,7 @@ def datasets(
         augment=augments,
         mean=mean,
         std=std,
-        digest=digest or data_digest(content, {"parts": kinds, "classes": names, "augment": augments}),
+        digest=digest or data_digest(content, {"parts": kinds, "classes": names, "augment": augment_names(augments)}),
         description=describe(name, train, validation, shape, names, augments) | {"split": "given", "workers": workers},
         input_shape=shape,
         is_multilabel=names is None and are_labels([probe[1] for probe in probes]),

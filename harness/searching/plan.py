@@ -183,9 +183,10 @@ def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
 
 def device_line(report: PreflightReport) -> str:
     threads = f", {report.threads} thread{'s' * (report.threads > 1)} a trial" if report.threads else ""
+    notes = "".join(f"\n  note: {note}" for note in report.data_notes)
     return (
         f"{report.device}{threads}, {report.precision}\n  {report.model} with {report.parameters:,} parameters, "
-        f"{report.data} with {report.train_images:,} training images"
+        f"{report.data} with {report.train_images:,} training images{notes}"
     )
 
 

@@ -206,6 +206,8 @@ def why_not(
         return f"torch {torch.__version__} is older than {'.'.join(map(str, OLDEST))}"
     if not isinstance(data.train, Arrays):
         return "the data does not live on the device"
+    if any(map(callable, data.augment)):
+        return "a function among the augmentations may decide anew in each step"
     if type(optimizer) not in FUSED:
         return f"the update of {type(optimizer).__name__} takes no learning rate from the device"
     if any(map(is_object, measures.values())):

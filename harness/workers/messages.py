@@ -48,6 +48,7 @@ class PreflightReport:
     gpu_bytes: int = 0  # free on the GPU
     trial_bytes: int = 0  # what the largest trial took there, with what a process takes
     start_note: str | None = None  # what was read of the checkpoint to begin with
+    data_notes: tuple[str, ...] = ()  # what the user should know of the data
     paths_note: str | None = None  # what the address of the tree of epochs lacks
 
 

@@ -66,6 +66,7 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         corner=corner,
         paths_note=paths_note,
         start_note=start_note,
+        data_notes=data.notes,
         **_gpu_memory(device),
     )
 
