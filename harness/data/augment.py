@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, on the device, from random numbers that are drawn for each image once a pass."""
+"""Augmentation of a whole batch at once, on the device. The random numbers are drawn for each image once a pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence

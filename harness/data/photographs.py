@@ -77,7 +77,7 @@ def _between(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, 
 def tinted(images: Tensor, tints: Tensor) -> Tensor:
     """Images (B, H, W, C) of values 0 to 255 in other light, contrast and colours, as float32."""
     brightness, contrast, saturation = tints.view(3, -1, 1, 1, 1)
-    values = images.to(torch.float32) * brightness
+    values: Tensor = images.to(torch.float32) * brightness
     grey = _grey(values).clamp_(0, 255)
     mean = grey.mean((1, 2), keepdim=True)
     values = values.clamp_(0, 255).sub_(mean).mul_(contrast).add_(mean).clamp_(0, 255)
