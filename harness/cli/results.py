@@ -249,17 +249,18 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="The file to write.  [default: in the store]", show_default=False),
     ] = None,
+    study: Study = None,
     demo: Demo = False,
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
     data_dir: DataDir = DATA,
 ) -> None:
-    """Draw the runs of SPEC and the best model's mistakes.
+    """Draw the runs of SPEC's newest study and the best model's mistakes.
 
-    One HTML file that needs no network, and its pictures as PNG files.
-        Leaderboard, learning curves, parallel coordinates, importance, the tree of epochs, confusion matrix, the worst
-    mistakes, calibration. It is kept in MLflow as well.
+    One HTML file that needs no network, and its pictures as PNG files. It says which run is best and whether that is
+    real, shows all runs (choose some by dragging along an axis), what each hyperparameter did, how the best runs
+    trained, what an edit of the spec changed, and what the best model gets wrong. It is kept in MLflow as well.
     """
     from harness.reporting.report import write_report
     from harness.spec import experiment_name
@@ -270,13 +271,13 @@ def report(
     use_data(data_dir)
     use_trust(trust, store)
     name = experiment_name(spec, is_demo=demo)
-    page, pictures = write_report(name, store=store, output=output, device=device)
+    page, pictures = write_report(name, study=study, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
     echo(f"report: {page}{folder}")
     opened = Store(store)
     address = ADDRESS if opened.is_local else without_password(opened.uri)
     served = f", while this runs: python -m harness ui {spec}{' --demo' * demo}" if opened.is_local else ""
-    echo(f"compare the runs in MLflow: {links(opened, address, name)['compare']}{served}")
+    echo(f"compare the runs in MLflow: {links(opened, address, name, study=study)['compare']}{served}")
 
 
 @app.command()

@@ -1,10 +1,9 @@
 """The report of a study: what the store knows of its runs and what the best model gets wrong, as one page."""
 
-import json
-import math
-import os
+import itertools
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,166 +14,246 @@ from harness.data import Arrays
 from harness.data.collating import collate
 from harness.errors import HarnessError
 from harness.files import write_whole
-from harness.reporting.pages import model, search
-from harness.reporting.pages.drawing import shown
-from harness.reporting.pages.epochs import Trees, build_trees, draw_trees
-from harness.reporting.pages.page import Section, build_page, leaderboard, mixed_up_table, pairs_table
-from harness.reporting.pages.search import Curves
+from harness.reporting.comparison import verdict
+from harness.reporting.gather import Facts, data_of, gather
+from harness.reporting.pages import model, search, summary, sweeps, training, values
+from harness.reporting.pages.drawing import listed, shown
+from harness.reporting.pages.epochs import draw_trees
+from harness.reporting.pages.explore import leaderboard, script_data
+from harness.reporting.pages.page import (
+    CHARTS,
+    Page,
+    Section,
+    build_page,
+    curves_html,
+    mixed_up_table,
+    pairs_table,
+    text_table,
+)
+from harness.reporting.pages.ways import Way, find_overfitting
+from harness.results.compare import compare_runs
 from harness.results.reload import LoadedRun, load
-from harness.tracking.journal import find_importances, open_database, open_study, read_journal
-from harness.tracking.runs import RunRecord, list_runs, read_curves
+from harness.tracking.runs import best_record, is_of_epochs
 from harness.tracking.store import Store
+from harness.tracking.studies import changes_between
 from harness.tracking.summary import keep_report
-from harness.tracking.tags import CONFIRM, DIRECTION, OBJECTIVE
 
 MOST_CURVES = 5
-MOST_PATHS = 2_000  # runs whose learning rates are read for the tree of epochs
-FEWEST = 4  # finished trials that Optuna's estimate of importance needs
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Facts:
-    """What the store knows of an experiment. `records` are all runs, the best first; `trials` those of the study."""
-
-    name: str
-    objective: str
-    maximize: bool
-    records: list[RunRecord]
-    trials: list[RunRecord]
-    searched: list[str]
-    rates: dict[str, list[float]]  # learning rates of a run, by its id
-    curves: list[Curves]
-    trees: Trees
-    told_apart: dict[str, list[str]]  # values that distinguish a recipe, in words
-    importances: dict[str, float] | str  # or why there are none
 
 
 def write_report(
-    name: str, *, store: str | Path = "mlruns", output: Path | None = None, device: str = "auto"
+    name: str,
+    *,
+    study: str | int | None = None,
+    store: str | Path = "mlruns",
+    output: Path | None = None,
+    device: str = "auto",
 ) -> tuple[Path, list[Path]]:
-    """Writes the report of an experiment: one HTML file, and its pictures as PNG files in a folder beside it.
+    """Writes the report of a study: one HTML file, and its pictures as PNG files in a folder beside it.
 
-    Both are kept in MLflow as well, as artifacts of the experiment's run `summary`, the page also of the best
-    run. Returns the page and the pictures. Raises `HarnessError` where there are no runs, or no place to write.
+    `study` is as in `tracking.studies`; the page of the newest one is also kept in MLflow, as an artifact of the
+    experiment's run `summary` and of the best run. A report of another day that lies where this one is to be written
+    gets its date in its name. Returns the page and the pictures. Raises `HarnessError` where there are no runs, or no
+    place to write.
     """
     opened = Store(Path(store))
-    facts = gather(opened, name)
-    page_path = output or opened.folder / "reports" / f"{name}.html"
-    best = next((record for record in facts.records if _counts(record, facts)), None)
-    sections = [*_search_sections(facts), *_model_sections(opened, best, device)]
-    text = build_page(name, _lead(facts, best), _cards(facts, best), sections)
-    pictures = [picture for section in sections for picture in section.pictures]
-    folder = page_path.with_suffix("")
+    facts = gather(opened, name, study=study)
+    page = make_page(opened, facts, study=study, device=device)
+    suffix = "" if study is None else f"-sweep-{str(study).rpartition('~')[2]}"
+    path = output or opened.folder / "reports" / f"{name}{suffix}.html"
+    text, pictures = build_page(page), page.pictures
+    folder = path.with_suffix("")
     try:
-        write_whole(page_path, text)
+        if output is None:
+            _keep_older(path)
+        write_whole(path, text)
         paths = [folder / f"{picture.name}.png" for picture in pictures]
-        for path, picture in zip(paths, pictures, strict=True):
-            write_whole(path, picture.png)
+        for file, picture in zip(paths, pictures, strict=True):
+            write_whole(file, picture.png)
     except OSError as error:
-        raise HarnessError(
-            f"{page_path} cannot be written: {error.strerror}. Name another place: --output FILE."
-        ) from None
-    keep_report(opened, name, page_path, paths, best=None if best is None else best.run_id, totals=_totals(facts))
-    return page_path, paths
+        raise HarnessError(f"{path} cannot be written: {error.strerror}. Name another place: --output FILE.") from None
+    if study is None:
+        keep_report(
+            opened, name, path, paths, best=None if facts.best is None else facts.best.run_id, totals=_totals(facts)
+        )
+    return path, paths
 
 
-def gather(store: Store, name: str) -> Facts:
-    """Reads from MLflow and the study all that the pictures of a search show."""
-    experiment = store.client.get_experiment(store.experiment_id(name))
-    objective = experiment.tags.get(OBJECTIVE, "val_accuracy")
-    records = list_runs(store, name)
-    if not records:
-        raise HarnessError(f"{name} has no runs yet; start with: python -m harness sweep SPEC")
-    journal = _find_study(store, name)
-    uid = None if journal is None else journal.user_attrs.get("uid")
-    trials = sorted((r for r in records if r.trial is not None and r.study == uid), key=lambda r: r.trial or 0)
-    searched = list(journal.trials[0].params) if journal is not None and journal.trials else []
-    searched = [n for n in searched if len({repr(t.params.get(n)) for t in trials}) > 1] or searched
-    rates = {record.run_id: _rates(store, record.run_id) for record in records[:MOST_PATHS]}
-    maximize = experiment.tags.get(DIRECTION, "maximize") == "maximize"
-    finished = [record for record in records if record.value is not None and record.kind != CONFIRM]
-    ended = [trial for trial in trials if trial.status == "FINISHED"]
-    importances: dict[str, float] | str
-    if len(ended) < FEWEST or journal is None:
-        importances = f"Needs {FEWEST} finished trials of one study; there are {len(ended)}."
-    elif len({trial.value for trial in ended}) == 1:
-        importances = "All finished trials came to the same value: nothing tells them apart."
-    else:
-        importances = find_importances(journal)
-    return Facts(
-        name=name,
-        objective=objective,
-        maximize=maximize,
-        records=records,
-        trials=trials,
-        searched=searched,
-        rates=rates,
-        curves=_curves(store, finished, rates),
-        trees=build_trees([(record, rates[record.run_id]) for record in records[:MOST_PATHS]]),
-        told_apart=_told_apart(store, records),
-        importances=importances,
+def make_page(
+    store: Store, facts: Facts, *, study: str | int | None = None, device: str = "auto", live: str | None = None
+) -> Page:
+    """The page of what was gathered. A live page leaves out what needs the best model rebuilt."""
+    loaded = None if live is not None else _load_best(store, facts, device)
+    models = [] if live is not None else _model_sections(facts, loaded)
+    compared = _compare_sweeps(store, facts) if study is None else []
+    second = "" if live is not None else _against_second(store, facts, device)
+    return Page(
+        title=facts.name,
+        date=date.today().isoformat(),
+        lead=_lead(facts),
+        facts=_cards(facts),
+        top=_top(facts, loaded if isinstance(loaded, LoadedRun) else None, second, compared),
+        sections=[*_search_sections(facts), *compared, *models],
+        data=script_data(facts.explored),
+        live=live,
     )
 
 
-def _find_study(store: Store, name: str) -> Any:
-    """Optuna's study of an experiment, where a sweep here has kept it."""
-    if url := os.environ.get("HARNESS_STUDY_STORAGE"):
-        return open_study(open_database(url), name)
-    return open_study(read_journal(store.journal), name) if store.journal.exists() else None
+def _keep_older(path: Path) -> None:
+    """Gives the report of another day its date as part of its name, so that this one does not replace it."""
+    if not path.exists():
+        return
+    found = re.search(r'<meta name="date" content="([\d-]+)"', path.read_text(errors="replace")[:2000])
+    made = found[1] if found else datetime.fromtimestamp(path.stat().st_mtime).date().isoformat()
+    if made == date.today().isoformat():
+        return
+    kept = path.with_name(f"{path.stem}-{made}{path.suffix}")
+    path.replace(kept)
+    if path.with_suffix("").is_dir() and not kept.with_suffix("").exists():
+        path.with_suffix("").replace(kept.with_suffix(""))
 
 
 def _search_sections(facts: Facts) -> list[Section]:
-    epochs = {run_id: len(rates) for run_id, rates in facts.rates.items()}
-    every = [n for n in dict.fromkeys(p for r in facts.records for p in r.params)]
-    names = [n for n in every if len({repr(r.params.get(n)) for r in facts.records}) > 1] or every
     ended = [trial for trial in facts.trials if trial.value is not None]
+    ways = [way for way in facts.ended if facts.objective in way.metrics and way.rates]
+    metrics = [name for name in _metric_names(facts) if name != "epoch_seconds"]
+    names = facts.searched[:6]
     few = f"Needs two finished trials; there {'is' if len(ended) == 1 else 'are'} {len(ended) or 'none'}."
-    curves = [curve for curve in facts.curves if facts.objective in curve.metrics]
-    return [
-        Section(title="Leaderboard", html=leaderboard(facts.records, names, facts.objective, epochs)),
-        Section(title="Learning curves", pictures=[search.draw_curves(curves, facts.objective)])
-        if curves
-        else Section(title="Learning curves", missing="No run has finished yet."),
-        Section(
-            title="Parallel coordinates",
-            pictures=[search.draw_parallel(facts.trials, facts.searched, facts.objective, maximize=facts.maximize)],
-        )
-        if len(ended) > 1 and facts.searched
-        else Section(title="Parallel coordinates", missing=few),
-        Section(title="Importance of the hyperparameters", link="Importance", missing=facts.importances)
-        if isinstance(facts.importances, str)
-        else Section(
-            title="Importance of the hyperparameters",
-            link="Importance",
-            pictures=[search.draw_importance(facts.importances, trials=len(ended))],
-        ),
-        Section(
-            title="Optimisation history",
-            link="History",
-            pictures=[search.draw_history(facts.trials, facts.objective, maximize=facts.maximize)],
-        )
+    has_search = len(ended) > 1 and bool(facts.searched)
+    explore = Section(
+        title="All runs",
+        link="Runs",
+        lead="Drag along an axis to choose runs; the curves and the table follow. A row or a line opens the run's card."
+        if has_search
+        else "",
+        missing="" if ways else "No run has finished yet.",
+        html=(CHARTS if has_search else "")
+        + (curves_html(metrics, facts.objective) if ways else "")
+        + leaderboard(facts.explored),
+        plain=[
+            *(
+                [search.draw_parallel(facts.trials, facts.searched, facts.objective, maximize=facts.maximize)]
+                if has_search
+                else []
+            ),
+            *([training.draw_curves(ways[:MOST_CURVES], facts.objective, names)] if ways else []),
+        ],
+    )
+    history = Section(
+        title="Optimisation history",
+        link="History",
+        pictures=[search.draw_history(facts.trials, facts.objective, maximize=facts.maximize)]
         if len(ended) > 1
-        else Section(title="Optimisation history", link="History", missing=few),
-        Section(
-            title="The tree of epochs",
-            link="Epochs",
-            pictures=[draw_trees(facts.trees, facts.told_apart)],
+        else [],
+        missing="" if len(ended) > 1 else few,
+    )
+    tree = Section(
+        title="The tree of epochs",
+        link="Epochs",
+        pictures=[draw_trees(facts.trees, facts.told_apart)] if facts.trees.roots else [],
+        missing="" if facts.trees.roots else "No epoch has been trained yet.",
+    )
+    return [explore, *_value_sections(facts), *_training_sections(facts, ways), history, tree]
+
+
+def _value_sections(facts: Facts) -> list[Section]:
+    """What the values of the hyperparameters did."""
+    ranked = [way.record for way in facts.results if way.record.trial is not None]
+    searched = [n for n in facts.searched if len({repr(r.params.get(n)) for r in ranked}) > 1]
+    importances = facts.importances
+    important = Section(title="Importance of the hyperparameters", link="Importance")
+    if isinstance(importances, str):
+        important = Section(title=important.title, link=important.link, missing=importances)
+    else:
+        rows = [(found.name, found.value, found.low, found.high) for found in importances]
+        picture = values.draw_importance(rows, results=len(ranked))
+        important = Section(title=important.title, link=important.link, pictures=[picture])
+    if len(ranked) < 2 or not searched:
+        return [important]
+    edges = values.find_edges(ranked, facts.ranges)
+    pictures = [values.draw_slices(ranked, searched, facts.objective, maximize=facts.maximize)]
+    if len(searched) > 1:
+        main = (
+            [found.name for found in importances if found.name in searched] if not isinstance(importances, str) else []
         )
-        if facts.trees.roots
-        else Section(title="The tree of epochs", link="Epochs", missing="No epoch has been trained yet."),
-    ]
+        pair = (*main, *(name for name in searched if name not in main))[:2]
+        pictures.append(values.draw_contour(ranked, (pair[0], pair[1]), facts.objective, maximize=facts.maximize))
+    lead = (
+        f"{'. '.join(map(str, edges))}."
+        if edges
+        else "No range has its best value at an end, as far as the values have an order."
+    )
+    return [important, Section(title="What the values did", link="Values", lead=lead, pictures=pictures)]
 
 
-def _model_sections(store: Store, best: RunRecord | None, device: str) -> list[Section]:
-    title, link = "What the best model gets wrong", "Mistakes"
-    if best is None:
-        return [Section(title=title, link=link, missing="No run has finished yet.")]
+def _training_sections(facts: Facts, ways: Sequence[Way]) -> list[Section]:
+    """How the top runs trained."""
+    if not ways:
+        return []
+    top = [way for way in ways if {"train_loss", "val_loss"} <= set(way.metrics)][: training.MOST_GAPS]
+    best = ways[0]
+    metrics = {facts.objective: facts.maximize, "val_loss": False}
+    rows = training.drops_table(best, metrics)
+    heads = ["epoch", "learning rate"]
+    for name in dict.fromkeys(metrics):
+        if name in best.metrics:
+            heads += [f"{name}, best before → after", "gain"]
+    others = [way for way in ways[1 : training.MOST_GAPS + 1] if way.drops]
+    lead = " ".join(training.describe_drops(way, facts.objective, maximize=facts.maximize) for way in (best, *others))
+    drops = Section(
+        title="What lowering the learning rate gained",
+        link="Learning rate",
+        lead=lead,
+        html=text_table(heads, rows, words=(1,)) if rows else "",
+        missing="" if lead or rows else "No learning rate was lowered and held.",
+    )
+    gap = Section(
+        title="Is it overfitting?", link="Overfitting", pictures=[training.draw_gap(top)] if top else [],
+        missing="" if top else "Needs the training and the validation loss of a run.",
+    )  # fmt: skip
+    return [gap, drops]
+
+
+def _metric_names(facts: Facts) -> list[str]:
+    found = {name: None for way in facts.ways[:MOST_CURVES] for name in way.metrics if is_of_epochs(name)}
+    first = [name for name in (facts.objective, "val_loss", "train_loss", "lr") if name in found]
+    return [*first, *(name for name in sorted(found) if name not in first)]
+
+
+def _load_best(store: Store, facts: Facts, device: str) -> LoadedRun | str | None:
+    """The best run's model, or why it cannot be had."""
+    if facts.best_run is None or facts.best is None:
+        return None
     try:
-        loaded = load(store, store.client.get_run(best.run_id), device=device)
-        outputs, targets = loaded.outputs()
+        return load(store, facts.best_run, device=device)
     except HarnessError as error:  # moved data, a lost artifact: the rest of the report stands
-        return [Section(title=title, link=link, missing=f"{best.name} cannot be measured again: {error}")]
-    named = pairs_table(_identity(loaded, best))
+        return f"{facts.best.name} cannot be measured again: {error}"
+
+
+def _against_second(store: Store, facts: Facts, device: str) -> str:
+    """Whether the best run is really better than the next distinct result, on the same validation images."""
+    if len(facts.results) < 2 or facts.best_run is None:
+        return ""
+    second = facts.results[1].record
+    try:
+        compared = compare_runs(store, [facts.best_run, store.client.get_run(second.run_id)], device=device)
+    except HarnessError:
+        return ""
+    pair = compared.pairs[0]
+    if pair.difference is None:
+        return ""
+    text = verdict(pair).replace(f"{pair.first.label} is", f"{pair.first.record.name} is")
+    return f"Against {second.name}, image by image: {text}."
+
+
+def _model_sections(facts: Facts, loaded: LoadedRun | str | None) -> list[Section]:
+    title, link = "What the best model gets wrong", "Mistakes"
+    if facts.best is None or loaded is None:
+        return [Section(title=title, link=link, missing="No run has finished yet.")]
+    if isinstance(loaded, str):
+        return [Section(title=title, link=link, missing=loaded)]
+    outputs, targets = loaded.outputs()
+    named = pairs_table(_identity(loaded, facts))
     if loaded.built.data.classes is None:
         picture = model.draw_residuals(outputs.double().numpy(), targets.double().numpy())
         return [Section(title=title, link=link, html=named, pictures=[picture])]
@@ -221,51 +300,49 @@ def _images(loaded: LoadedRun, places: Sequence[int]) -> list[NDArray[np.uint8]]
     return [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in pixels]
 
 
-def _curves(store: Store, finished: Sequence[RunRecord], rates: Mapping[str, list[float]]) -> list[Curves]:
-    """The curves of the best runs that differ: runs that share all their epochs are one curve."""
-    ways: dict[tuple[Any, ...], list[RunRecord]] = {}
-    for record in finished:
-        way = (record.recipe, *rates[record.run_id]) if record.run_id in rates else (record.run_id,)
-        ways.setdefault(way, []).append(record)
-    curves = []
-    for first, *others in list(ways.values())[:MOST_CURVES]:
-        table = read_curves(store, store.client.get_run(first.run_id))
-        metrics = {str(name): table[name].dropna().tolist() for name in table.columns}
-        equal = [record.name for record in others]
-        own = rates.get(first.run_id) or metrics.get("lr", [])
-        curves.append(Curves(record=first, metrics=metrics, rates=own, equal=equal))
-    return curves
-
-
-def _rates(store: Store, run_id: str) -> list[float]:
-    by_epoch = {metric.step: metric.value for metric in store.client.get_metric_history(run_id, "lr")}
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
-
-
-def _told_apart(store: Store, records: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """For each recipe, the hyperparameters that belong to it and are not the same in all runs."""
-    every = {name: None for record in records for name in record.params}
-    varied = [name for name in every if len({repr(record.params.get(name)) for record in records}) > 1]
-    told = {}
-    for record in records:
-        if record.recipe not in told:
-            file = store.paths / record.recipe / "recipe.json"
-            own = json.loads(file.read_text())["values"] if record.recipe and file.is_file() else every
-            told[record.recipe] = [f"{name} {shown(record.params.get(name))}" for name in varied if name in own]
-    return told
-
-
-def _identity(loaded: LoadedRun, best: RunRecord) -> dict[str, str]:
+def _identity(loaded: LoadedRun, facts: Facts) -> dict[str, str]:
+    assert facts.best is not None
     return {
-        "run": f"{best.name}, {best.run_id}",
-        "values": ", ".join(f"{name} {shown(value)}" for name, value in best.params.items()),
+        "run": f"{facts.best.name}, {facts.best.run_id}",
+        "values": ", ".join(f"{name} {shown(value)}" for name, value in facts.best.params.items()),
         "measured": f"after epoch {loaded.epoch + 1}, on the validation part, on {loaded.device}",
-        "reload it": f'harness.load_run("{best.run_id[:8]}")',
+        "reload it": f'harness.load_run("{facts.best.run_id[:8]}")',
     }
 
 
-def _counts(record: RunRecord, facts: Facts) -> bool:
-    return record.value is not None and record.kind != CONFIRM and record.objective == facts.objective
+def _compare_sweeps(store: Store, facts: Facts) -> list[Section]:
+    """The newest sweep against the earlier ones, where there are any."""
+    numbers = sorted({record.sweep for record in facts.every if record.study})
+    if len(numbers) < 2:
+        return []
+    bests, images = {}, {}
+    for number in numbers:
+        try:
+            bests[number] = best_record(store, facts.name, study=number)
+            data = data_of(store.client.get_run(bests[number].run_id))
+            images[number] = data.get("validation") if facts.trust.images is not None else None
+        except HarnessError:  # none has finished
+            continue
+    identities = facts.identities
+    pairs = [(a, b) for a, b in itertools.pairwise(numbers) if a in identities and b in identities]
+    newest = identities.get(numbers[-1], {})
+    made = sweeps.sweeps_of(
+        facts.every,
+        bests=bests,
+        changes={b: changes_between(identities[a], identities[b]) or ["--fresh"] for a, b in pairs},
+        images=images,
+        same_data={n: not sweeps.changed_data(identities.get(n, {}), newest) for n in numbers},
+    )
+    heads = ["sweep", "began", "runs", f"best {facts.objective}", "95% interval", "in the middle", "what had changed"]
+    return [
+        Section(
+            title="What did the edit do?",
+            link="Sweeps",
+            lead=sweeps.describe_edit(made, facts.objective, maximize=facts.maximize),
+            html=text_table(heads, sweeps.sweeps_table(made), words=(1, 3, 6)),
+            pictures=[sweeps.draw_sweeps(made, facts.objective)],
+        )
+    ]
 
 
 def _totals(facts: Facts) -> dict[str, int]:
@@ -273,26 +350,86 @@ def _totals(facts: Facts) -> dict[str, int]:
     return {"runs": len(facts.records), "epochs": asked, "trained_epochs": different, "saved_epochs": asked - different}
 
 
-def _lead(facts: Facts, best: RunRecord | None) -> str:
+def _lead(facts: Facts) -> str:
     trials = len(facts.trials)
-    what = f"{trials} trials over {', '.join(facts.searched)}" if trials else f"{len(facts.records)} runs"
-    if best is None or best.value is None:
-        return f"{what}; none has finished yet."
-    others = sorted((t.value for t in facts.trials if t.value is not None), reverse=facts.maximize)
-    median = others[len(others) // 2] if others else math.nan
-    middle = f"; the trial in the middle reached {median:.4f}" if len(others) > 2 else ""
-    return f"{what}. The best run, {best.name}, reached {facts.objective} {best.value:.4f}{middle}."
+    sweep = max((record.sweep for record in facts.trials), default=0)
+    several = len({record.sweep for record in facts.every if record.study}) > 1
+    which = f"Sweep {sweep}: " if several and len({record.sweep for record in facts.trials}) == 1 else ""
+    what = f"{trials} trials over {listed(facts.searched)}" if trials else f"{len(facts.records)} runs"
+    distinct = f", {len(facts.results)} distinct results" if facts.ended else ""
+    return f"{which}{what}{distinct}. Report of {datetime.now():%Y-%m-%d %H:%M}."
 
 
-def _cards(facts: Facts, best: RunRecord | None) -> list[tuple[str, str]]:
+def _cards(facts: Facts) -> list[tuple[str, str]]:
     ended = [record.status.lower() for record in facts.records]
     words = ", ".join(f"{ended.count(word)} {word}" for word in dict.fromkeys(ended))
     asked, different = facts.trees.asked, facts.trees.different
     share = f" ({(asked - different) / asked:.0%})" if asked else ""
-    value = "none yet" if best is None or best.value is None else f"{best.value:.4f}"
     return [
-        (value, f"best {facts.objective}"),
+        (summary.shown_value(None if facts.best is None else facts.best.value), f"best {facts.objective}"),
         (str(len(facts.records)), f"runs: {words}"),
-        (f"{different:,} of {asked:,}", "epochs that differ, of those asked for"),
-        (f"{asked - different:,}{share}", "epochs that need not be trained"),
+        (f"{different:,} of {asked:,}", "epochs trained, of those asked for"),
+        (f"{asked - different:,}{share}", "epochs saved: other runs had trained them"),
     ]
+
+
+def _top(facts: Facts, loaded: LoadedRun | None, second: str, compared: Sequence[Section]) -> str:
+    """The first screen below the numbers: answers to the first questions, and where the numbers come from."""
+    return summary.findings_list(_findings(facts, second, compared)) + summary.facts_list(_provenance(facts, loaded))
+
+
+def _findings(facts: Facts, second: str, compared: Sequence[Section]) -> dict[str, str]:
+    if facts.best is None:
+        return {}
+    ways, best = facts.results, facts.best
+    ranked = [way.record for way in ways if way.record.trial is not None]
+    edges = values.find_edges(ranked, facts.ranges) if len(ranked) > 1 else []
+    has_losses = ways and {"train_loss", "val_loss"} <= set(ways[0].metrics)
+    overfits = sum(find_overfitting(way) is not None for way in ways[: training.MOST_GAPS])
+    count = min(len(ways), training.MOST_GAPS)
+    of_top = f" Of the best {count} results {overfits or 'none'} overfit{'s' * (overfits == 1)}."
+    return {
+        "Which run is best?": summary.describe_best(best, facts.objective, facts.trust),
+        "Is it really better?": " ".join(filter(None, (summary.describe_rivals(ways, facts.trust), second))),
+        "Does it hold?": summary.describe_confirmation(facts.confirming, best, facts.objective, _spec(facts)),
+        "Is it overfitting?": training.describe_gap(ways[0]) + of_top * (len(ways) > 1) if has_losses else "",
+        "Did lower learning rates help?": training.describe_drops(ways[0], facts.objective, maximize=facts.maximize)
+        if ways
+        else "",
+        "What next?": ". ".join(map(str, edges)) + "." if edges else _next_words(facts),
+        "What did the edit do?": compared[0].lead if compared else "",
+    }
+
+
+def _next_words(facts: Facts) -> str:
+    if isinstance(facts.importances, str) or not facts.importances:
+        return "No range has its best value at an end. More trials show which hyperparameters matter."
+    first = facts.importances[0]
+    return (
+        f"No range has its best value at an end. {first.name} matters most ({first.low:.0%} to {first.high:.0%}): "
+        f"search it more finely around {shown(facts.best.params.get(first.name)) if facts.best else 'its best value'}."
+    )
+
+
+def _spec(facts: Facts) -> str:
+    return str(facts.best_run.data.tags.get("mlflow.source.name", "SPEC")) if facts.best_run else "SPEC"
+
+
+def _provenance(facts: Facts, loaded: LoadedRun | None) -> Mapping[str, str]:
+    tags = facts.best_run.data.tags if facts.best_run is not None else {}
+    found = summary.describe_environment(tags) if tags else {}
+    demo = " --demo" * (tags.get("harness.demo") == "true")
+    parameters = "" if loaded is None else f"{sum(p.numel() for p in loaded.model.parameters()):,} parameters"
+    return {
+        "when": summary.describe_time(facts.trials or facts.records),
+        "training": found.get("settings", ""),
+        "data": summary.describe_data(data_of(facts.best_run)),
+        "model": "" if loaded is None else f"{type(loaded.model).__name__}, {parameters}",
+        "device": found.get("device", ""),
+        "versions": found.get("versions", ""),
+        "code": found.get("code", ""),
+        "repeat it": f"python -m harness sweep {_spec(facts)}{demo} --trials {len(facts.trials)}"
+        if facts.trials
+        else "",
+        "reload the best": f"python -m harness reload best {_spec(facts)}{demo}" if facts.best else "",
+    }

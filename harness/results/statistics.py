@@ -96,6 +96,35 @@ def t_interval(values: Sequence[float], *, level: float = 0.95) -> Estimate:
     return Estimate(value=mean, low=mean - half, high=mean + half, level=level)
 
 
+def share_interval(share: float, count: int, *, level: float = 0.95) -> Estimate:
+    """A share of `count` independent cases with its Wilson interval.
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22, 1927.
+
+    >>> found = share_interval(0.36, 400)
+    >>> f"{found.low:.3f} to {found.high:.3f}"
+    '0.314 to 0.408'
+    """
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return Estimate(value=share, low=middle - half, high=middle + half, level=level)
+
+
+def shares_differ(first: float, second: float, count: int, *, level: float = 0.95) -> bool:
+    """Whether two shares, each of `count` cases, differ by more than chance explains (a z-test, two-sided).
+
+    The cases are taken as independent. Of the same images, two models are often wrong on the same ones, and a
+    test by pairs (`mcnemar`) sees smaller differences.
+
+    >>> shares_differ(0.36, 0.32, 400), shares_differ(0.36, 0.29, 400)
+    (False, True)
+    """
+    pooled = (first + second) / 2
+    deviation = (2 * pooled * (1 - pooled) / count) ** 0.5
+    return bool(abs(first - second) > float(stats.norm.ppf((1 + level) / 2)) * deviation)
+
+
 def standard_deviation(values: Sequence[float]) -> float:
     """The standard deviation of a sample, with the divisor N - 1.
 

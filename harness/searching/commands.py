@@ -16,7 +16,6 @@ from harness.searching.driver import Driver
 from harness.searching.lock import check_free, holding
 from harness.searching.plan import (
     Options,
-    changes_between,
     check_places,
     count_trials,
     device_line,
@@ -33,6 +32,7 @@ from harness.searching.requests import (
 )
 from harness.searching.task import Task
 from harness.tracking.store import Store
+from harness.tracking.studies import changes_between
 from harness.tracking.tags import CONFIRM, TRAIN_KIND
 from harness.training.origin import Origin
 from harness.workers.border import Workers

@@ -206,20 +206,3 @@ def _describe_pruner(pruner: Any) -> str:
         return str(pruner)
     plain = {key: value for key, value in vars(pruner).items() if isinstance(value, int | float | str | None)}
     return f"{type(pruner).__name__} {plain}"
-
-
-def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What of the identity changed, one clause each."""
-    changes = []
-    for group, new in after.items():
-        old = before.get(group)
-        if old == new:
-            continue
-        if not isinstance(new, dict) or not isinstance(old, dict):
-            changes.append(f"{group} ({old} before, {new} now)")
-            continue
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                is_value = group == "settings" and name in old and name in new
-                changes.append(f"{name} ({old[name]} before, {new[name]} now)" if is_value else name)
-    return list(dict.fromkeys(changes))

@@ -8,7 +8,7 @@ from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, shown_seconds, shown_values
 from harness.searching.agreement import check_agreement, last_sweep, study_uids
-from harness.searching.plan import Options, Plan, changes_between, identity_of
+from harness.searching.plan import Options, Plan, identity_of
 from harness.searching.requests import build_task, open_experiment, source_tags
 from harness.searching.study import OpenTrial, Study
 from harness.searching.task import Task
@@ -22,6 +22,7 @@ from harness.tracking.journal import (
 )
 from harness.tracking.runs import best_record
 from harness.tracking.store import FAILED_STATUS, JOURNAL, RunLog, Store
+from harness.tracking.studies import changes_between
 from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
 from harness.workers.messages import Train
 

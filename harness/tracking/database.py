@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TAGS = ("harness.%", "mlflow.note%")  # the other tags hold sources and views, which a list does not show
 BRIEF_TAGS = (KIND, OBJECTIVE, STATUS, STUDY, SWEEP, COMPARABLE, CONFIRMS)
+CURVES = ("lr", "epoch_seconds", "train#_%", "val#_%")  # metrics that each epoch has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class RunRow:
     name: str
     status: str
     started: int = 0  # milliseconds since 1970
+    ended: int = 0  # the same; 0 while it runs
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class RunRow:
             name=run.info.run_name,
             status=run.info.status,
             started=run.info.start_time or 0,
+            ended=run.info.end_time or 0,
             params=data.params,
             metrics=data.metrics,
             tags=data.tags,
@@ -67,6 +70,22 @@ def read_runs(database: Path, experiment_id: str, *, is_brief: bool = False) -> 
         return _read(connection, which, experiment_id, is_brief=is_brief)
 
 
+def read_histories(database: Path, experiment_id: str) -> dict[str, dict[str, list[float]]]:
+    """The curves of all runs of an experiment: one value an epoch, by run id and name of the metric."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    names = " OR ".join("key LIKE ? ESCAPE '#'" for _ in CURVES)
+    with _open(database) as connection:
+        for run_id, key, step, value, is_nan in connection.execute(
+            "SELECT run_uuid, key, step, value, is_nan FROM metrics WHERE run_uuid IN (SELECT run_uuid FROM runs "
+            f"WHERE experiment_id = ? AND lifecycle_stage = 'active') AND ({names}) ORDER BY step",
+            (experiment_id, *CURVES),
+        ):
+            found.setdefault(run_id, {}).setdefault(key, {})[step] = nan if is_nan else value
+    return {
+        run_id: {key: list(by_step.values()) for key, by_step in curves.items()} for run_id, curves in found.items()
+    }
+
+
 def read_run(database: Path, run_id: str) -> RunRow:
     """One run, which must exist."""
     with _open(database) as connection:
@@ -75,11 +94,12 @@ def read_run(database: Path, run_id: str) -> RunRow:
 
 def _read(connection: sqlite3.Connection, which: str, value: str, *, is_brief: bool = False) -> list[RunRow]:
     rows = connection.execute(
-        f"SELECT run_uuid, name, status, start_time FROM runs WHERE {which} ORDER BY start_time, run_uuid", (value,)
+        f"SELECT run_uuid, name, status, start_time, end_time FROM runs WHERE {which} ORDER BY start_time, run_uuid",
+        (value,),
     )
     found = {
-        run_id: RunRow(run_id=run_id, name=name, status=status, started=started or 0)
-        for run_id, name, status, started in rows
+        run_id: RunRow(run_id=run_id, name=name, status=status, started=started or 0, ended=ended or 0)
+        for run_id, name, status, started, ended in rows
     }
     runs = f"(SELECT run_uuid FROM runs WHERE {which})"
     if not is_brief:

@@ -154,10 +154,3 @@ def _cut_torn_line(path: Path) -> None:
         if position < end:
             file.truncate(position)
             os.fsync(file.fileno())
-
-
-def find_importances(study: optuna.Study) -> dict[str, float]:
-    """The importance of each hyperparameter for the objective, by Optuna's default evaluator. They sum to 1."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.importance.get_param_importances(study)

@@ -13,6 +13,7 @@ from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
 from harness.spec import experiment_name
 from harness.tracking.database import RunRow, find_experiment, read_run, read_runs
+from harness.tracking.database import read_histories as read_histories_of
 from harness.tracking.store import FINISHED, RUNNING, Store
 from harness.tracking.studies import choose_study, number_runs
 from harness.tracking.tags import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 SYSTEM = "system/"  # MLflow's prefix for metrics of the machine
+MOST_ASKED = 200  # runs whose curves a server is asked for at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class RunRecord:
     trial: int | None = None
     sweep: int = 0  # the number of its study among those of the spec, from 1; 0: no study
     started: int = 0  # milliseconds since 1970
+    ended: int = 0  # the same; 0 while it runs
     comparable: str = ""  # a digest of its code and data
     confirms: str = ""  # the id of the run that it repeats with another seed
 
@@ -199,6 +202,7 @@ def to_record(found: "Run | RunRow") -> RunRecord:
         trial=int(tags[TRIAL]) if TRIAL in tags else None,
         sweep=int(tags.get(SWEEP, 0)),
         started=run.started,
+        ended=run.ended,
         comparable=tags.get(COMPARABLE, ""),
         confirms=tags.get(CONFIRMS, ""),
     )
@@ -248,9 +252,37 @@ def read_curves(store: Store, run: "Run") -> "pd.DataFrame":
     columns: Mapping[str, dict[int, float]] = {
         name: {metric.step: metric.value for metric in store.client.get_metric_history(run.info.run_id, name)}
         for name in run.data.metrics
-        if name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds")
+        if is_of_epochs(name)
     }
     return pd.DataFrame(columns).rename_axis("epoch").sort_index()
+
+
+def read_histories(store: Store, experiment: str, records: Sequence[RunRecord]) -> dict[str, dict[str, list[float]]]:
+    """The curves of many runs, by run id: for each metric of the epochs one value an epoch.
+
+    A tracking server is asked for one curve after another, so that only the first `MOST_ASKED` runs have theirs.
+    """
+    if store.is_local:
+        experiment_id, _ = _find_experiment(store, experiment)
+        found = read_histories_of(store.database, experiment_id)
+        return {record.run_id: found.get(record.run_id, {}) for record in records}
+    return {
+        record.run_id: {
+            name: [metric.value for metric in sorted(store.client.get_metric_history(record.run_id, name), key=_step)]
+            for name in record.metrics
+            if is_of_epochs(name)
+        }
+        for record in records[:MOST_ASKED]
+    }
+
+
+def is_of_epochs(name: str) -> bool:
+    """Whether a metric has a value for each epoch."""
+    return name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds")
+
+
+def _step(metric: Any) -> int:
+    return int(metric.step)
 
 
 def _only_experiment(store: Store) -> str:

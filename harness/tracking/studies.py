@@ -1,8 +1,8 @@
 """Which study a run belongs to. Commands use the newest study of a spec, unless another one is named."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 
@@ -61,6 +61,23 @@ def describe_others(records: Sequence["RunRecord"], shown: Sequence["RunRecord"]
     numbers = sorted({record.sweep for record in others} - {0})
     whose = f"of sweep {_listed(numbers)}" if numbers else "of other code or data"
     return f"{len(others)} more run{'s' * (len(others) > 1)} {whose}: --study all"
+
+
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What of the identity changed, one clause each."""
+    changes = []
+    for group, new in after.items():
+        old = before.get(group)
+        if old == new:
+            continue
+        if not isinstance(new, dict) or not isinstance(old, dict):
+            changes.append(f"{group} ({old} before, {new} now)")
+            continue
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                is_value = group == "settings" and name in old and name in new
+                changes.append(f"{name} ({old[name]} before, {new[name]} now)" if is_value else name)
+    return list(dict.fromkeys(changes))
 
 
 def _find_number(known: set[int], study: str | int | None, experiment: str) -> int:

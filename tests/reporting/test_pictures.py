@@ -1,11 +1,19 @@
 """What the pictures of a report are drawn from: the tree of epochs, and what a model gets wrong."""
 
+import dataclasses
+
 import numpy as np
+import optuna
 import pytest
 
 from harness.reporting.pages.epochs import Branch, build_trees, draw_trees
 from harness.reporting.pages.model import Answers
 from harness.reporting.pages.search import draw_history, draw_parallel
+from harness.reporting.pages.training import describe_gap
+from harness.reporting.pages.trust import Trust
+from harness.reporting.pages.values import Range, find_edges
+from harness.reporting.pages.ways import Way, find_drops, find_overfitting, find_results, find_ways
+from harness.tracking.importances import estimate_importances
 from harness.tracking.runs import RunRecord
 
 
@@ -76,7 +84,7 @@ def test_the_best_trial_is_the_first_of_equal_ones_in_either_direction() -> None
     ]
     assert "the best, b, is" in draw_parallel(trials, ["lr"], "val_accuracy", maximize=True).caption
     assert "the best, d, is" in draw_parallel(trials, ["lr"], "val_loss", maximize=False).caption
-    assert "reached by trial 1, 2 trials ago" in draw_history(trials, "val_accuracy", maximize=True).caption
+    assert "Trial 1 reached it; 2 trials since then" in draw_history(trials, "val_accuracy", maximize=True).caption
 
 
 def test_values_of_any_kind_have_a_place_on_the_axes() -> None:
@@ -86,3 +94,71 @@ def test_values_of_any_kind_have_a_place_on_the_axes() -> None:
     drawn = draw_parallel([*trials, failed], ["kind"], "val_accuracy", maximize=True).svg
     assert all(f">{kind}<" in drawn for kind in ("None", "adam", "True", "(16, 32)", "0.5"))
     assert "failed" in draw_history([*trials, failed], "val_accuracy", maximize=True).svg
+
+
+def way(name: str, *, lr: list[float], accuracy: list[float], train: list[float], validation: list[float]) -> Way:
+    best = max(range(len(accuracy)), key=lambda epoch: accuracy[epoch])
+    found = dataclasses.replace(record(name, value=accuracy[best]), metrics={"best_epoch": float(best)})
+    metrics = {"lr": lr, "val_accuracy": accuracy, "train_loss": train, "val_loss": validation}
+    return Way(runs=(found,), metrics=metrics)
+
+
+def test_runs_that_share_all_epochs_are_one_way_and_ways_equal_up_to_their_best_epoch_are_one_result() -> None:
+    a, b, c = record("a", value=0.7), record("b", value=0.7), record("c", value=0.7)
+    runs = [dataclasses.replace(run, metrics={"best_epoch": 1.0}) for run in (a, b, c)]
+    shared = {"lr": [0.1, 0.1, 0.1], "val_accuracy": [0.5, 0.7, 0.6]}
+    parted = {"lr": [0.1, 0.1, 0.01], "val_accuracy": [0.5, 0.7, 0.65]}
+    ways = find_ways(runs, {run.run_id: m for run, m in zip(runs, (shared, shared, parted), strict=True)})
+    assert [[run.name for run in found.runs] for found in ways] == [["a", "b"], ["c"]]
+    assert [len(found) for found in find_results(ways)] == [2]
+
+
+def test_overfitting_begins_after_the_lowest_validation_loss() -> None:
+    rate, accuracy = [0.1] * 6, [0.1, 0.2, 0.3, 0.3, 0.3, 0.3]
+    train = [2.0, 1.5, 1.0, 0.8, 0.6, 0.4]
+    fits = way("a", lr=rate, accuracy=accuracy, train=train, validation=[2.0, 1.6, 1.2, 1.1, 1.05, 1.0])
+    over = way("b", lr=rate, accuracy=accuracy, train=train, validation=[2.0, 1.6, 1.2, 1.3, 1.4, 1.6])
+    assert find_overfitting(fits) is None and find_overfitting(over) == 3
+    assert describe_gap(over).startswith("b overfits from epoch 4")
+
+
+def test_what_a_drop_of_the_learning_rate_gained_is_the_best_after_it_against_the_best_before() -> None:
+    found = way(
+        "a", lr=[0.1, 0.1, 0.01, 0.01, 0.001], accuracy=[0.5, 0.6, 0.7, 0.65, 0.68], train=[1.0] * 5,
+        validation=[1.0] * 5,
+    )  # fmt: skip
+    gains = [
+        (drop.epoch, round(drop.gain(maximize=True), 4)) for drop in find_drops(found, "val_accuracy", maximize=True)
+    ]
+    assert gains == [(2, 0.1), (4, -0.02)]
+
+
+def test_a_range_whose_best_value_lies_at_its_end_is_named() -> None:
+    ranked = [
+        record(name, value=0.9 - n / 10, lr=lr) for n, (name, lr) in enumerate(zip("abcd", (1, 1, 1, 0.1), strict=True))
+    ]
+    (edge,) = find_edges(ranked, {"lr": Range(low=0.01, high=1)})
+    assert edge.is_upper and "try higher values" in str(edge)
+    assert not find_edges(ranked, {"lr": Range(low=0.01, high=10)})
+
+
+def test_values_within_the_interval_of_few_images_cannot_be_told_apart() -> None:
+    few, many = Trust(images=400, best=0.36), Trust(images=40_000, best=0.36)
+    assert few.is_close(0.32) and not few.is_close(0.29) and not many.is_close(0.35)
+    interval = few.interval(0.36)
+    assert interval is not None and interval.low < 0.32 < 0.40 < interval.high
+    assert Trust(images=None, best=0.36).interval(0.36) is None, "a loss has no such interval"
+
+
+def test_importance_counts_each_result_once_and_leaves_out_what_never_varied() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("constant", 1.0, 1.0)
+        trial.suggest_int("patience", 2, 10)
+        return (trial.suggest_float("lr", 0.0, 1.0) - 0.3) ** 2
+
+    study.optimize(objective, n_trials=40)
+    found = {importance.name: importance for importance in estimate_importances(study, range(40))}
+    assert list(found) == ["lr", "patience"]
+    assert found["patience"].high < found["lr"].low <= found["lr"].value <= found["lr"].high

@@ -1,11 +1,11 @@
 """The tree of epochs: which runs are one path until their learning rates differ, and what that saved."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.reporting.pages.drawing import GRID, INK, MUTED, SERIES, Picture, figure, in_style, number_epochs, shown
+from harness.reporting.pages.ways import count_changes
 from harness.tracking.runs import RunRecord
 
 MOST_LANES = 48
@@ -81,15 +81,6 @@ def _grow(
         branch.children = _grow(group, stop, first + count_changes(own), own[-1])
         grown.append(branch)
     return grown
-
-
-def count_changes(rates: Sequence[float]) -> int:
-    """How often a learning rate differs from the one before.
-
-    >>> count_changes([0.1, 0.1, 0.01, 0.001])
-    2
-    """
-    return sum(a != b for a, b in itertools.pairwise(rates))
 
 
 def _saved(branch: Branch) -> int:

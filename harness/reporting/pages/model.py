@@ -28,6 +28,7 @@ MOST_NAMED = 40  # classes whose names stand beside it
 SHARES = LinearSegmentedColormap.from_list("shares", [(*to_rgb(BLUE), 0.0), (*to_rgb(BLUE), 1.0)])  # over any paper
 BINS = 15  # Guo et al., 2017
 COLUMNS, ROWS = 6, 2  # of images
+FEW_IMAGES = 10  # in a bin of confidence: its share of right ones says little
 MOST_MIXED = 10
 
 
@@ -120,8 +121,8 @@ def draw_confusion(answers: Answers) -> Picture:
     return Picture(
         name="confusion-matrix",
         title="Confusion matrix",
-        caption=f"A row is a true class, a column what the model said; colours are shares of the row. Surest: "
-        f"{classes[finest]} ({own[finest]:.0%} right); least: {classes[worst]} ({own[worst]:.0%}).",
+        caption=f"A row is a true class, a column what the model said; colours are shares of the row. The diagonal "
+        f"is the recall, from {own[worst]:.0%} for {classes[worst]} to {own[finest]:.0%} for {classes[finest]}.",
         figure=drawn,
     )
 
@@ -132,10 +133,16 @@ def draw_calibration(answers: Answers) -> Picture:
     rows, error = answers.calibration()
     drawn, (panel, below) = figure(4.6, 4.6, 2, 1, height_ratios=(3, 1), sharex=True)
     panel.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
-    sure, true, counts = (list(column) for column in zip(*rows, strict=True))
-    for x, y in zip(sure, true, strict=True):
+    sure, _, counts = (list(column) for column in zip(*rows, strict=True))
+    many = [(x, y) for x, y, count in rows if count >= FEW_IMAGES]
+    few = [(x, y) for x, y, count in rows if count < FEW_IMAGES]
+    for x, y in many:
         panel.plot([x, x], [x, y], color=ORANGE, linewidth=2)
-    panel.plot(sure, true, "o-", color=BLUE, markersize=5, label="this model", clip_on=False, zorder=3)
+    panel.plot([x for x, _ in many], [y for _, y in many], "o-", color=BLUE, markersize=5, label="this model",
+               clip_on=False, zorder=3)  # fmt: skip
+    if few:
+        label = f"fewer than {FEW_IMAGES} images"
+        panel.plot([x for x, _ in few], [y for _, y in few], "o", mfc="none", mec=MUTED, markersize=5, label=label)
     panel.set_ylabel("share that is right")
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1)
