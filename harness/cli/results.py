@@ -249,6 +249,10 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="The file to write.  [default: in the store]", show_default=False),
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve the page on this machine while a sweep runs, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(metavar="N", min=1024, max=65535, help="Where --live listens.")] = 5001,
     study: Study = None,
     demo: Demo = False,
     trust: Trust = False,
@@ -271,6 +275,11 @@ def report(
     use_data(data_dir)
     use_trust(trust, store)
     name = experiment_name(spec, is_demo=demo)
+    if live:
+        from harness.reporting.serving import serve
+
+        serve(store, name, study=study, port=port, say=typer.echo)
+        return
     page, pictures = write_report(name, study=study, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
     echo(f"report: {page}{folder}")

@@ -71,8 +71,11 @@ class Facts:
         )
 
 
-def gather(store: Store, name: str, *, study: str | int | None = None) -> Facts:
-    """Reads from MLflow and Optuna all that a report shows. Raises `HarnessError` where there are no runs."""
+def gather(store: Store, name: str, *, study: str | int | None = None, is_live: bool = False) -> Facts:
+    """Reads from MLflow and Optuna all that a report shows; `is_live` leaves out what takes seconds.
+
+    Raises `HarnessError` where there are no runs.
+    """
     experiment = store.client.get_experiment(store.experiment_id(name))
     objective = experiment.tags.get(OBJECTIVE, "val_accuracy")
     direction = experiment.tags.get(DIRECTION, "maximize")
@@ -105,7 +108,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None) -> Facts:
         ranges=_ranges(journal),
         trees=build_trees(rates),
         told_apart=_told_apart(store, searching),
-        importances=_importances(ways, journal, objective),
+        importances="Estimated in a report that is not live." if is_live else _importances(ways, journal, objective),
         best=best,
         best_run=best_run,
         trust=Trust(

@@ -12,11 +12,12 @@ from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
-from harness.reporting.screen import Screen, shown_number, shown_seconds
+from harness.reporting.screen import Screen, shown_number, shown_seconds, shown_values
 from harness.training.results import EpochResult
 
-NARROW = 72  # columns
+NARROW, WIDE = 72, 100  # columns
 DRAW_SECONDS = 0.2  # at least, between two drawings
+ECHO = 3  # columns that a line leaves free: the "^C" that a terminal echoes must not begin another line
 OTHER_LINES = 4  # of the terminal: the heading, how many runs are not shown, the summary, the cursor
 
 
@@ -25,6 +26,7 @@ class Row:
     """A running trial."""
 
     epochs: int
+    values: str  # its hyperparameters
     last: EpochResult | None = None
     has_fallen: bool = False  # the learning rate
 
@@ -37,6 +39,7 @@ class LiveScreen(Screen):
     ) -> None:
         super().__init__(console, hyperparameters)
         self._trials, self._train_images, self._maximize = trials, train_images, maximize
+        self._varied = [name for name in hyperparameters if name != "lr"]  # which has a column of its own
         self._rows: dict[str, Row] = {}
         self._ended = self._trained = self._reused = 0
         self._best: tuple[str, float] | None = None
@@ -46,7 +49,7 @@ class LiveScreen(Screen):
         self._live.start()
 
     def started(self, name: str, values: Mapping[str, Any]) -> None:
-        self._rows[name] = Row(epochs=values["epochs"])
+        self._rows[name] = Row(epochs=values["epochs"], values=shown_values(values, self._varied))
         self.refresh()
 
     def epoch(self, name: str, result: EpochResult, epochs: int, changed_from: float) -> None:
@@ -72,7 +75,7 @@ class LiveScreen(Screen):
         now = time.monotonic()
         if self._live.is_started and now - self._drawn_at >= DRAW_SECONDS:
             self._drawn_at = now
-            below = [Text(self._summary(), style="dim", no_wrap=True, overflow="ellipsis")]
+            below = [self._cut(self._summary())]
             if (hidden := len(self._rows) - self._height) > 0:
                 below.insert(0, Text(f"and {hidden:,} more", style="dim"))
             # Lines, not the table: each line that scrolls up draws again what is below it.
@@ -80,7 +83,16 @@ class LiveScreen(Screen):
             self._live.update(SegmentLines(lines, new_lines=True), refresh=True)
 
     def close(self) -> None:
-        self._live.stop()
+        if self._live.is_started:
+            self._live.stop()
+            if self._best is not None and self._ended < self._trials:
+                self.say(f"best so far, in this command: {self._best[0]} at {shown_number(self._best[1])}")
+
+    def _cut(self, text: str) -> Text:
+        """A line that ends before the last columns of the terminal."""
+        line = Text(text, style="dim", no_wrap=True)
+        line.truncate(self.console.width - ECHO, overflow="ellipsis")
+        return line
 
     def _is_better(self, value: float) -> bool:
         return self._best is None or (value > self._best[1] if self._maximize else value < self._best[1])
@@ -91,20 +103,25 @@ class LiveScreen(Screen):
         return max(1, self.console.height - OTHER_LINES)
 
     def _table(self) -> Table:
-        is_narrow = self.console.width < NARROW
-        headings = ["trial", "epoch", "val", "lr"] if is_narrow else HEADINGS
+        cells = [self._cells(name, row) for name, row in itertools.islice(self._rows.items(), self._height)]
+        width = self.console.width
+        headings = NARROW_HEADINGS if width < NARROW else HEADINGS if width >= WIDE else MIDDLE_HEADINGS
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in headings:
-            table.add_column(heading, justify="left" if heading == "trial" else "right", no_wrap=True)
-        for name, row in itertools.islice(self._rows.items(), self._height):
-            cells = self._cells(name, row)
-            table.add_row(*(cells[heading] for heading in headings))
+            is_text = heading in ("trial", "values")
+            # The values are cut where they do not fit, and nothing else.
+            shortest = None if heading == "values" else max(len(heading), *(len(str(c[heading])) for c in cells), 0)
+            table.add_column(
+                heading, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", min_width=shortest
+            )
+        for row in cells:
+            table.add_row(*(row[heading] for heading in headings))
         return table
 
     def _cells(self, name: str, row: Row) -> dict[str, str | Text]:
         if row.last is None:
             waiting: dict[str, str | Text] = dict.fromkeys(HEADINGS, "")
-            return waiting | {"trial": name, "epoch": f"-/{row.epochs}"}
+            return waiting | {"trial": name, "epoch": f"-/{row.epochs}", "values": row.values}
         last = row.last
         measure = [value for metric, value in last.metrics.items() if metric.startswith("val_")][-1]
         rate = f"{last.learning_rate:g}"
@@ -117,20 +134,23 @@ class LiveScreen(Screen):
             "lr": Text(f"{rate} \u2193", style="yellow") if row.has_fallen else rate,
             "images/s": f"{self._train_images / max(last.epoch_seconds, 1e-9):,.0f}",
             "left": shown_seconds(left),
+            "values": row.values,
         }
 
     def _summary(self) -> str:
         elapsed = time.monotonic() - self._started_at
         parts = [f"{self._ended} of {self._trials} trials"]
+        done = self._ended + sum((row.last.epoch + 1) / row.epochs for row in self._rows.values() if row.last)
+        if done:
+            parts.append(f"about {shown_seconds(elapsed * max(self._trials - done, 0) / done)} left")
         if self._best is not None:
             parts.append(f"best {shown_number(self._best[1])} ({self._best[0]})")
         if self._reused:
             parts.append(f"{self._reused} epochs saved")
-        done = self._ended + sum((row.last.epoch + 1) / row.epochs for row in self._rows.values() if row.last)
-        parts.append(shown_seconds(elapsed))
-        if done:
-            parts.append(f"about {shown_seconds(elapsed * max(self._trials - done, 0) / done)} left")
+        parts.append(f"{shown_seconds(elapsed)} so far")
         return " \u00b7 ".join(parts)
 
 
-HEADINGS = ("trial", "epoch", "loss", "val", "lr", "images/s", "left")
+HEADINGS = ("trial", "epoch", "loss", "val", "lr", "left", "images/s", "values")
+MIDDLE_HEADINGS = ("trial", "epoch", "loss", "val", "lr", "left", "values")
+NARROW_HEADINGS = ("trial", "epoch", "val", "lr", "left", "values")

@@ -1,22 +1,15 @@
 """The report of a study: what the store knows of its runs and what the best model gets wrong, as one page."""
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from harness.data import Arrays
-from harness.data.collating import collate
 from harness.errors import HarnessError
 from harness.files import write_whole
-from harness.reporting.comparison import verdict
+from harness.reporting.against import compare_sweeps
 from harness.reporting.gather import Facts, data_of, gather
-from harness.reporting.pages import model, search, summary, sweeps, training, values
+from harness.reporting.pages import search, summary, training, values
 from harness.reporting.pages.drawing import listed, shown
 from harness.reporting.pages.epochs import draw_trees
 from harness.reporting.pages.explore import leaderboard, script_data
@@ -26,16 +19,11 @@ from harness.reporting.pages.page import (
     Section,
     build_page,
     curves_html,
-    mixed_up_table,
-    pairs_table,
     text_table,
 )
 from harness.reporting.pages.ways import Way, find_overfitting
-from harness.results.compare import compare_runs
-from harness.results.reload import LoadedRun, load
-from harness.tracking.runs import best_record, is_of_epochs
+from harness.tracking.runs import is_of_epochs
 from harness.tracking.store import Store
-from harness.tracking.studies import changes_between
 from harness.tracking.summary import keep_report
 
 MOST_CURVES = 5
@@ -83,17 +71,22 @@ def make_page(
     store: Store, facts: Facts, *, study: str | int | None = None, device: str = "auto", live: str | None = None
 ) -> Page:
     """The page of what was gathered. A live page leaves out what needs the best model rebuilt."""
-    loaded = None if live is not None else _load_best(store, facts, device)
-    models = [] if live is not None else _model_sections(facts, loaded)
-    compared = _compare_sweeps(store, facts) if study is None else []
-    second = "" if live is not None else _against_second(store, facts, device)
+    models: list[Section] = []
+    network, second = "", ""
+    if live is None:
+        from harness.reporting import mistakes  # which loads torch
+
+        loaded = mistakes.load_best(store, facts, device)
+        models, network = mistakes.model_sections(facts, loaded), mistakes.describe_network(loaded)
+        second = mistakes.against_second(store, facts, device)
+    compared = compare_sweeps(store, facts) if study is None else []
     return Page(
         title=facts.name,
         date=date.today().isoformat(),
         lead=_lead(facts),
         facts=_cards(facts),
-        top=_top(facts, loaded if isinstance(loaded, LoadedRun) else None, second, compared),
-        sections=[*_search_sections(facts), *compared, *models],
+        top=_top(facts, network, second, compared),
+        sections=[*_search_sections(facts, is_live=live is not None), *compared, *models],
         data=script_data(facts.explored),
         live=live,
     )
@@ -113,9 +106,10 @@ def _keep_older(path: Path) -> None:
         path.with_suffix("").replace(kept.with_suffix(""))
 
 
-def _search_sections(facts: Facts) -> list[Section]:
+def _search_sections(facts: Facts, *, is_live: bool) -> list[Section]:
     ended = [trial for trial in facts.trials if trial.value is not None]
     ways = [way for way in facts.ended if facts.objective in way.metrics and way.rates]
+    has_curves = any(facts.objective in way.metrics for way in facts.ways)  # also of runs that go on
     metrics = [name for name in _metric_names(facts) if name != "epoch_seconds"]
     names = facts.searched[:6]
     few = f"Needs two finished trials; there {'is' if len(ended) == 1 else 'are'} {len(ended) or 'none'}."
@@ -128,9 +122,11 @@ def _search_sections(facts: Facts) -> list[Section]:
         else "",
         missing="" if ways else "No run has finished yet.",
         html=(CHARTS if has_search else "")
-        + (curves_html(metrics, facts.objective) if ways else "")
+        + (curves_html(metrics, facts.objective) if has_curves else "")
         + leaderboard(facts.explored),
-        plain=[
+        plain=[]
+        if is_live
+        else [
             *(
                 [search.draw_parallel(facts.trials, facts.searched, facts.objective, maximize=facts.maximize)]
                 if has_search
@@ -220,131 +216,6 @@ def _metric_names(facts: Facts) -> list[str]:
     return [*first, *(name for name in sorted(found) if name not in first)]
 
 
-def _load_best(store: Store, facts: Facts, device: str) -> LoadedRun | str | None:
-    """The best run's model, or why it cannot be had."""
-    if facts.best_run is None or facts.best is None:
-        return None
-    try:
-        return load(store, facts.best_run, device=device)
-    except HarnessError as error:  # moved data, a lost artifact: the rest of the report stands
-        return f"{facts.best.name} cannot be measured again: {error}"
-
-
-def _against_second(store: Store, facts: Facts, device: str) -> str:
-    """Whether the best run is really better than the next distinct result, on the same validation images."""
-    if len(facts.results) < 2 or facts.best_run is None:
-        return ""
-    second = facts.results[1].record
-    try:
-        compared = compare_runs(store, [facts.best_run, store.client.get_run(second.run_id)], device=device)
-    except HarnessError:
-        return ""
-    pair = compared.pairs[0]
-    if pair.difference is None:
-        return ""
-    text = verdict(pair).replace(f"{pair.first.label} is", f"{pair.first.record.name} is")
-    return f"Against {second.name}, image by image: {text}."
-
-
-def _model_sections(facts: Facts, loaded: LoadedRun | str | None) -> list[Section]:
-    title, link = "What the best model gets wrong", "Mistakes"
-    if facts.best is None or loaded is None:
-        return [Section(title=title, link=link, missing="No run has finished yet.")]
-    if isinstance(loaded, str):
-        return [Section(title=title, link=link, missing=loaded)]
-    outputs, targets = loaded.outputs()
-    named = pairs_table(_identity(loaded, facts))
-    if loaded.built.data.classes is None:
-        picture = model.draw_residuals(outputs.double().numpy(), targets.double().numpy())
-        return [Section(title=title, link=link, html=named, pictures=[picture])]
-    answers = model.Answers(
-        probabilities=outputs.double().softmax(1).numpy(),
-        targets=(targets.argmax(1) if targets.ndim == 2 else targets).numpy(),
-        classes=loaded.built.data.classes,
-    )
-    pairs, places = answers.mixed_up(), answers.most_wrong()
-    images = _images(loaded, places)
-    pictures = [model.draw_confusion(answers)]
-    mixed = Section(title="Classes it mixes up", link="Classes", html=mixed_up_table(pairs)) if pairs else None
-    return [
-        Section(title=title, link=link, lead=model.mistakes_in_words(answers), html=named, pictures=pictures),
-        *([mixed] if mixed else []),
-        *([_worst(answers, places, images)] if places else []),
-        Section(title="Calibration", pictures=[model.draw_calibration(answers)]),
-    ]
-
-
-def _worst(answers: model.Answers, places: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> Section:
-    title, link = "The images it is most wrong about", "Images"
-    if not images:
-        numbers = ", ".join(f"{place}" for place in places)
-        return Section(
-            title=title, link=link, missing=f"The inputs are no images; their numbers in validation: {numbers}."
-        )
-    return Section(title=title, link=link, pictures=[model.draw_wrong(answers, places, images)])
-
-
-def _images(loaded: LoadedRun, places: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """Inputs of the validation part as images (H, W) or (H, W, 3) uint8; none where they are no images."""
-    part: Any = loaded.built.data.validation
-    if not places:
-        return []
-    inputs = part.inputs[list(places)].cpu() if isinstance(part, Arrays) else collate([part[p] for p in places])[0]
-    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
-        return []
-    if not inputs.dtype.is_floating_point:
-        pixels = inputs.numpy()
-    else:  # normalised by the user's own transform: each stretched to what can be seen
-        low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
-        pixels = ((inputs - low) / (high - low).clamp_min(1e-8) * 255).byte().numpy()
-    return [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in pixels]
-
-
-def _identity(loaded: LoadedRun, facts: Facts) -> dict[str, str]:
-    assert facts.best is not None
-    return {
-        "run": f"{facts.best.name}, {facts.best.run_id}",
-        "values": ", ".join(f"{name} {shown(value)}" for name, value in facts.best.params.items()),
-        "measured": f"after epoch {loaded.epoch + 1}, on the validation part, on {loaded.device}",
-        "reload it": f'harness.load_run("{facts.best.run_id[:8]}")',
-    }
-
-
-def _compare_sweeps(store: Store, facts: Facts) -> list[Section]:
-    """The newest sweep against the earlier ones, where there are any."""
-    numbers = sorted({record.sweep for record in facts.every if record.study})
-    if len(numbers) < 2:
-        return []
-    bests, images = {}, {}
-    for number in numbers:
-        try:
-            bests[number] = best_record(store, facts.name, study=number)
-            data = data_of(store.client.get_run(bests[number].run_id))
-            images[number] = data.get("validation") if facts.trust.images is not None else None
-        except HarnessError:  # none has finished
-            continue
-    identities = facts.identities
-    pairs = [(a, b) for a, b in itertools.pairwise(numbers) if a in identities and b in identities]
-    newest = identities.get(numbers[-1], {})
-    made = sweeps.sweeps_of(
-        facts.every,
-        bests=bests,
-        changes={b: changes_between(identities[a], identities[b]) or ["--fresh"] for a, b in pairs},
-        images=images,
-        same_data={n: not sweeps.changed_data(identities.get(n, {}), newest) for n in numbers},
-    )
-    heads = ["sweep", "began", "runs", f"best {facts.objective}", "95% interval", "in the middle", "what had changed"]
-    return [
-        Section(
-            title="What did the edit do?",
-            link="Sweeps",
-            lead=sweeps.describe_edit(made, facts.objective, maximize=facts.maximize),
-            html=text_table(heads, sweeps.sweeps_table(made), words=(1, 3, 6)),
-            pictures=[sweeps.draw_sweeps(made, facts.objective)],
-        )
-    ]
-
-
 def _totals(facts: Facts) -> dict[str, int]:
     asked, different = facts.trees.asked, facts.trees.different
     return {"runs": len(facts.records), "epochs": asked, "trained_epochs": different, "saved_epochs": asked - different}
@@ -373,9 +244,9 @@ def _cards(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _top(facts: Facts, loaded: LoadedRun | None, second: str, compared: Sequence[Section]) -> str:
+def _top(facts: Facts, network: str, second: str, compared: Sequence[Section]) -> str:
     """The first screen below the numbers: answers to the first questions, and where the numbers come from."""
-    return summary.findings_list(_findings(facts, second, compared)) + summary.facts_list(_provenance(facts, loaded))
+    return summary.findings_list(_findings(facts, second, compared)) + summary.facts_list(_provenance(facts, network))
 
 
 def _findings(facts: Facts, second: str, compared: Sequence[Section]) -> dict[str, str]:
@@ -415,16 +286,15 @@ def _spec(facts: Facts) -> str:
     return str(facts.best_run.data.tags.get("mlflow.source.name", "SPEC")) if facts.best_run else "SPEC"
 
 
-def _provenance(facts: Facts, loaded: LoadedRun | None) -> Mapping[str, str]:
+def _provenance(facts: Facts, network: str) -> Mapping[str, str]:
     tags = facts.best_run.data.tags if facts.best_run is not None else {}
     found = summary.describe_environment(tags) if tags else {}
     demo = " --demo" * (tags.get("harness.demo") == "true")
-    parameters = "" if loaded is None else f"{sum(p.numel() for p in loaded.model.parameters()):,} parameters"
     return {
         "when": summary.describe_time(facts.trials or facts.records),
         "training": found.get("settings", ""),
         "data": summary.describe_data(data_of(facts.best_run)),
-        "model": "" if loaded is None else f"{type(loaded.model).__name__}, {parameters}",
+        "model": network,
         "device": found.get("device", ""),
         "versions": found.get("versions", ""),
         "code": found.get("code", ""),

@@ -86,6 +86,19 @@ def read_histories(database: Path, experiment_id: str) -> dict[str, dict[str, li
     }
 
 
+def read_state(database: Path, experiment_id: str) -> tuple[object, ...]:
+    """What changes when something of an experiment was logged."""
+    of_runs = "FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
+    with _open(database) as connection:
+        runs = connection.execute(f"SELECT COUNT(*), MAX(end_time), group_concat(status) {of_runs}", (experiment_id,))
+        metrics = connection.execute(
+            "SELECT COUNT(*), MAX(timestamp), SUM(step) FROM latest_metrics "
+            f"WHERE run_uuid IN (SELECT run_uuid {of_runs}) AND key NOT LIKE 'system/%'",
+            (experiment_id,),
+        )
+        return (*runs.fetchone(), *metrics.fetchone())
+
+
 def read_run(database: Path, run_id: str) -> RunRow:
     """One run, which must exist."""
     with _open(database) as connection:

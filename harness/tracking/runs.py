@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from harness.experiment import direction_of
 from harness.spec import experiment_name
 from harness.tracking.database import RunRow, find_experiment, read_run, read_runs
 from harness.tracking.database import read_histories as read_histories_of
+from harness.tracking.database import read_state as read_state_of
 from harness.tracking.store import FINISHED, RUNNING, Store
 from harness.tracking.studies import choose_study, number_runs
 from harness.tracking.tags import (
@@ -274,6 +276,16 @@ def read_histories(store: Store, experiment: str, records: Sequence[RunRecord]) 
         }
         for record in records[:MOST_ASKED]
     }
+
+
+def read_state(store: Store, experiment: str) -> str:
+    """A digest that changes when something of an experiment was logged."""
+    experiment_id, _ = _find_experiment(store, experiment)
+    if store.is_local:
+        state: object = read_state_of(store.database, experiment_id)
+    else:
+        state = [(run.run_id, run.status, sorted(run.metrics.items())) for run in _ask_runs(store, experiment_id)]
+    return hashlib.sha256(repr(state).encode()).hexdigest()[:16]
 
 
 def is_of_epochs(name: str) -> bool:

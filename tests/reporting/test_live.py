@@ -1,6 +1,7 @@
 """The live view: rows of running trials, as many as the terminal has lines for."""
 
 import io
+import re
 import time
 
 from rich.console import Console
@@ -17,12 +18,12 @@ def result(epoch: int) -> EpochResult:
     )  # fmt: skip
 
 
-def draw(trials: int, height: int) -> list[str]:
+def draw(trials: int, height: int, width: int = 80, **values: object) -> list[str]:
     """The lines that are on the terminal with so many trials running and one that has ended."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=height)
-    screen = LiveScreen(console, ["lr"], trials=trials, train_images=100, maximize=True)
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    screen = LiveScreen(console, ["lr", *values], trials=trials, train_images=100, maximize=True)
     for number in range(trials + 1):
-        screen.started(f"trial-{number:04d}", {"epochs": 5, "lr": 0.1})
+        screen.started(f"trial-{number:04d}", {"epochs": 5, "lr": 0.1, **values})
         screen.epoch(f"trial-{number:04d}", result(0), 5, changed_from=0.1)
     screen.ended(f"trial-{trials:04d}", "finished", 0.8, None, reused=0)
     time.sleep(DRAW_SECONDS)
@@ -44,3 +45,26 @@ def test_a_thousand_running_trials_take_no_more_lines_than_the_terminal_has() ->
     lines = draw(trials=1000, height=20)
     assert len(lines) < 20
     assert any("and 984 more" in line for line in lines)
+
+
+def test_a_row_shows_the_hyperparameters_and_the_time_left_also_on_a_narrow_terminal() -> None:
+    for width in (60, 80, 130):
+        heading, row, *_ = draw(trials=1, height=20, width=width, momentum=0.9, patience=7)
+        assert "left" in heading and "values" in heading and " 4 s" in row
+        assert "momentum 0.9" in row and ("patience 7" in row or width < 130)
+
+
+def test_the_last_line_leaves_room_for_the_echo_of_ctrl_c() -> None:
+    lines = draw(trials=3, height=20, width=48)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", lines[-1])
+    assert "1 of 3 trials" in plain and len(plain) <= 45, "else it would begin another line, and the heading stays"
+
+
+def test_what_was_stopped_says_the_best_so_far() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=20)
+    screen = LiveScreen(console, ["lr"], trials=3, train_images=100, maximize=True)
+    screen.started("trial-0000", {"epochs": 5, "lr": 0.1})
+    screen.epoch("trial-0000", result(0), 5, changed_from=0.1)
+    screen.close()
+    screen.close()
+    assert console.file.getvalue().count("best so far, in this command") == 1  # type: ignore[attr-defined]

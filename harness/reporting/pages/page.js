@@ -9,7 +9,7 @@
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const isNarrow = () => window.innerWidth < 620;
 
-  let data, chosen, parallel, curves, brushes, unfolded;
+  let data, chosen, parallel, curves, brushes, unfolded, order;
 
   function start() {
     document.documentElement.classList.add("js");
@@ -220,6 +220,7 @@
       if (row) highlight(firstOfRow(Number(row.dataset.row)));
     };
     table.tBodies[0].onmouseleave = () => highlight(null);
+    if (order) applyOrder();
     if (find("more")) find("more").onclick = () => { unfolded = !unfolded; filterTable(); };
   }
 
@@ -233,8 +234,15 @@
   }
 
   function sortBy(column) {
+    order = { column, falls: order?.column === column && !order.falls };
+    applyOrder();
+    filterTable();
+  }
+
+  function applyOrder() {
+    const { column, falls } = order;
     const table = find("runs"), head = table.tHead.rows[0].cells[column], body = table.tBodies[0];
-    const falls = head.getAttribute("aria-sort") === "ascending";
+    if (!head) return;
     for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", falls ? "descending" : "ascending");
     const key = (row) => row.cells[column].dataset.key;
@@ -245,7 +253,6 @@
       return falls ? -order : order;
     });
     body.append(...sorted);
-    filterTable();
   }
 
   function filterTable() {
@@ -304,7 +311,10 @@
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       document.body.dataset.seen = page.body.dataset.seen;
       const scroll = window.scrollY, metrics = ["left", "right"].map((side) => find(`metric-${side}`)?.value);
-      for (const part of ["data", "summary", "main"]) find(part).replaceWith(page.getElementById(part));
+      parallel?.dispose();
+      curves?.forEach((chart) => chart.dispose());
+      parallel = curves = undefined;
+      for (const part of ["data", "summary", "links", "main"]) find(part).replaceWith(page.getElementById(part));
       start();
       ["left", "right"].forEach((side, place) => {
         const picker = find(`metric-${side}`);

@@ -91,7 +91,7 @@ def build_page(page: Page) -> str:
 <dl class="facts">{cards}</dl>
 {page.top}
 </header>
-<nav aria-label="Sections">{links}</nav>
+<nav id="links" aria-label="Sections">{links}</nav>
 <main id="main">
 {body}
 </main>
