@@ -278,7 +278,7 @@ def report(
     if live:
         from harness.reporting.serving import serve
 
-        serve(store, name, study=study, port=port, say=typer.echo)
+        serve(store, name, study=study, port=port, say=echo)
         return
     page, pictures = write_report(name, study=study, store=store, output=output, device=device)
     folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
