@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, timing side by side, a table, and the record of a measurement.
+"""Functions of all benchmarks: a description of the machine, timing in turns, a table, and the record of a measurement.
 
 Every program here prints one table and appends what it printed to `results/NAME.jsonl`, one JSON object a line.
 """

@@ -1,4 +1,4 @@
-"""The images that the benchmarks train on: one file that the harness and its peers read alike."""
+"""The images for the benchmarks: one file, read by the harness and by the other programs."""
 
 from pathlib import Path
 from typing import Any

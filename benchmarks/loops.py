@@ -1,6 +1,6 @@
-"""Training loops written by hand, to measure against: one with its data on the device, one with a DataLoader.
+"""Training loops written by hand, for comparison: one with its data on the device, one with a DataLoader.
 
-Neither tracks, saves or repeats its bits; both sum loss and accuracy, train an epoch and then validate it.
+They record nothing, save nothing and are not deterministic. Both sum loss and accuracy, train an epoch, then validate.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What Ray's transport bears: actors that train nothing and always have a next message, as fast as they are heard.
+"""How many messages Ray transports: actors without training send as fast as the driver receives.
 
     python benchmarks/ray_messages.py
 

@@ -1,4 +1,4 @@
-"""How many workers one driver holds: 1,000 of them that only send messages, at the pace of small trials; a simulation.
+"""How many workers one driver can serve: a simulation with 1,000 workers that only send messages, as small trials do.
 
     python benchmarks/workers.py                # epochs of 20, 10, 7, 5 and 2 seconds
     python benchmarks/workers.py --profile      # also prints where the driver's time goes

@@ -1,6 +1,6 @@
 """GoogLeNet on CIFAR-10: SGD with Nesterov momentum, learning rate along a cosine.
 
-The network of Szegedy et al. (2014) for 32x32 images. Made for a GPU; `--demo` shows it anywhere.
+The network of Szegedy et al. (2014) for 32x32 images. Made for a GPU; `--demo` runs anywhere.
 
     python -m harness sweep experiments/googlenet_cifar.py
 """

@@ -1,6 +1,6 @@
 """A multi-layer perceptron on scikit-learn's 1,797 digits: no download, seconds on a CPU.
 
-The quickest way to see a search, and epochs shared between trials that differ in `patience` or `factor`.
+The quickest example of a search: trials that differ only in `patience` or `factor` share epochs.
 
     python -m harness sweep experiments/mlp_digits.py
 """

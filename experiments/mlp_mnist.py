@@ -1,6 +1,6 @@
-"""A multi-layer perceptron on MNIST, its size and dropout searched with the learning rate.
+"""A multi-layer perceptron on MNIST. The search varies its size, its dropout and the learning rate.
 
-Runs on a CPU; the first run downloads the images. Trials that do badly from the start are stopped early.
+It runs on a CPU; the first run downloads the images. Bad trials are stopped early.
 
     python -m harness sweep experiments/mlp_mnist.py
 """

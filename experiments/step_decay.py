@@ -1,6 +1,6 @@
 """VGG-11 on CIFAR-10 with the classic step decay: the learning rate is divided by 10 every 8 epochs.
 
-The search asks how long to wait and how far to step down. Made for a GPU; `--demo` shows it anywhere.
+The search varies the number of epochs between steps, and the factor. Made for a GPU; `--demo` runs anywhere.
 
     python -m harness sweep experiments/step_decay.py
 """

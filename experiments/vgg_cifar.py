@@ -1,6 +1,6 @@
 """VGG-16 on CIFAR-10: SGD with momentum, learning rate reduced on plateau.
 
-The network of Simonyan and Zisserman (2014) for 32x32 images. Made for a GPU; `--demo` shows it anywhere.
+The network of Simonyan and Zisserman (2014) for 32x32 images. Made for a GPU; `--demo` runs anywhere.
 
     python -m harness sweep experiments/vgg_cifar.py
 """

@@ -97,7 +97,7 @@ class Started:
 
 
 def wait_until(holds: Callable[[], object], otherwise: Callable[[], str] = str, seconds: float = 60) -> None:
-    """Waits until something holds; an assertion error that says `otherwise` where it never does."""
+    """Waits until something holds; after so many seconds, an assertion error that says `otherwise`."""
     ends = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < ends, otherwise()
