@@ -33,7 +33,7 @@ from harness.searching import requests
 from harness.searching.driver import Driver
 from harness.searching.plan import Options, Plan
 from harness.searching.session import SweepSession
-from harness.searching.study import Study
+from harness.searching.study import OpenTrial, Study
 from harness.searching.task import Task
 from harness.spec import load_spec
 from harness.tracking.store import RunLog
@@ -42,8 +42,8 @@ from harness.workers.messages import Done, PreflightReport, Prepared, Train
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "ask": [(Study, "ask")],
-    "report": [(Study, "report")],
-    "tell": [(Study, "end")],
+    "report": [(OpenTrial, "report")],
+    "tell": [(OpenTrial, "end")],
     "journal": [(JournalFileBackend, "append_logs"), (JournalFileBackend, "read_logs")],
     "mlflow": [(MlflowClient, name) for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "get_run")],
     "files": [(RunLog, "write_text")],

@@ -194,7 +194,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
     assert ours == theirs
 
     spec.write_text(spec.read_text().replace(' and not Path("killed").exists()', ""))
-    done = harness("sweep", spec, "--jobs", 1, "--trials", 2, "--store", "deadly")
+    done = harness("sweep", spec, "--jobs", 1, "--trials", 2, "--store", "deadly", code=1)
     assert "its worker was killed 2 times (signal 9)" in done.out
     assert {trial["state"] for trial in read_study(tmp_path / "deadly")} == {"FAIL"}
 

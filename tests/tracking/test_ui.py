@@ -16,7 +16,7 @@ from running import Finished, Started, Zygote, wait_until
 from harness.tracking.store import Store
 from harness.tracking.ui import HOST, free_port
 
-SECONDS = 30_000  # a page may take that many milliseconds to draw
+SECONDS = 90_000  # a page may take that many milliseconds to draw
 
 
 @pytest.fixture(scope="module")
