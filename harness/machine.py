@@ -5,8 +5,11 @@ import gc
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 
 GIGABYTE = 10**9
@@ -59,6 +62,14 @@ def keep_loaded() -> None:
     """Excludes all present objects from garbage collection, also at the end of the process."""
     if "triton" not in sys.modules:  # which would report the kept objects as leaks
         gc.freeze()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended, whatever it is doing. No incomplete file is left."""
+    parent = parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
 def keep_memory() -> None:

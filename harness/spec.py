@@ -152,7 +152,8 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
             raise HarnessError(f"{path}: {error}") from None
         except SyntaxError as error:
             where = Path(error.filename) if error.filename else path
-            raise HarnessError(f"{where}:{error.lineno}: {error.msg}.") from None
+            line = "" if error.lineno is None else f":{error.lineno}"
+            raise HarnessError(f"{where}{line}: {error.msg}.") from None
         except ModuleNotFoundError as error:
             raise HarnessError(f"{path}: {error}; install it, or put it beside the spec.") from None
         except (Exception, SystemExit) as error:

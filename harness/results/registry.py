@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
+from harness.machine import end_with_parent
 from harness.tracking.runs import find_best
 from harness.tracking.store import Store
 
@@ -83,6 +84,7 @@ def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:
     """Runs in the other process: sends a sentence about the result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     import mlflow

@@ -26,6 +26,7 @@ from harness.training.loop import autocast, evaluate
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+MOST_THREADS = 4096
 LOSS_TOLERANCE = 0.02  # relative, and
 MEASURE_TOLERANCE = 0.01  # absolute; both between different kinds of devices, which round differently
 
@@ -203,7 +204,11 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
     chosen = choose_device(device)
     values = saved["values"]
     threads = tags.get(THREADS, "None")
-    count = int(threads) if threads.isdecimal() else choose_threads(values.get("threads"))
+    count = (
+        int(threads)
+        if threads.isdecimal() and 0 < int(threads[:5]) <= MOST_THREADS
+        else choose_threads(values.get("threads"))
+    )
     with _as_trained(count), _generators_kept():
         built = build(spec, values, device=chosen, cache=DataCache(), is_demo=tags.get(DEMO) == "true")
     try:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,7 @@ def _ray_workers(options: Options, address: str) -> Workers:
 
 @contextmanager
 def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the runs at once and say how to go on; a second one does not even say that."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the runs at once and say how to go on; a second one does not even say that."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
@@ -247,15 +247,18 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
     outbox = store.outbox
     if outbox is not None:
         outbox.check_stop = driver.check_stop
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+    stopping = (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in stopping}
     try:
         yield
         if outbox is not None:
             outbox.flush()
     except KeyboardInterrupt:
         driver.interrupt()
-        screen.close()
-        screen.say("stopped. Everything trained so far is kept; the same command goes on.")
+        with suppress(OSError):  # the terminal may be gone
+            screen.close()
+            screen.say("stopped. Everything trained so far is kept; the same command goes on.")
         raise
     except BaseException:
         driver.interrupt()

@@ -33,7 +33,14 @@ class Look:
 def list_looks(store: Store, experiment_id: str) -> list[Look]:
     """The measurements on an experiment's test part so far, the oldest first."""
     noted = store.client.get_experiment(experiment_id).tags.get(LOOKS, "[]")
-    return [Look(**{**look, "runs": tuple(look["runs"])}) for look in json.loads(noted)]
+    try:
+        return [Look(**{**look, "runs": tuple(look["runs"])}) for look in json.loads(noted)]
+    except (ValueError, TypeError, KeyError):
+        raise HarnessError(
+            f"{store}: the list of measurements on the test part (tag {LOOKS} of the experiment) was edited. "
+            "Restore it, or delete the tag in MLflow's pages.",
+            exit_code=FAILED,
+        ) from None
 
 
 def note_look(store: Store, runs: Sequence["Run"], *, by: str) -> list[Look]:

@@ -195,19 +195,30 @@ def to_record(found: "Run | RunRow") -> RunRecord:
         status=run.status if run.status == RUNNING else outcome,
         value=run.metrics.get("objective"),
         params=_typed_params(run.params),
-        metrics={name: value for name, value in run.metrics.items() if not name.startswith(SYSTEM)},
+        metrics={name: value for name, value in run.metrics.items() if _is_shown(name, value)},
         objective=tags.get(OBJECTIVE, ""),
         recipe=tags.get(RECIPE, ""),
         reason=tags.get(REASON),
         kind=tags.get(KIND, ""),
         study=tags.get(STUDY, ""),
-        trial=int(tags[TRIAL]) if TRIAL in tags else None,
-        sweep=int(tags.get(SWEEP, 0)),
+        trial=_whole(tags.get(TRIAL)),
+        sweep=_whole(tags.get(SWEEP)) or 0,
         started=run.started,
         ended=run.ended,
         comparable=tags.get(COMPARABLE, ""),
         confirms=tags.get(CONFIRMS, ""),
     )
+
+
+def _whole(text: str | None) -> int | None:
+    """The number that a tag holds; None where someone wrote another thing into it."""
+    return int(text) if text is not None and text.isdecimal() and len(text) < 10 else None
+
+
+def _is_shown(name: str, value: float) -> bool:
+    """Whether a metric is of the training, and a number of epochs one that can be: metrics can be edited."""
+    is_count = name in ("best_epoch", "reused_epochs")
+    return not name.startswith(SYSTEM) and not (is_count and not abs(value) < 1e9)
 
 
 def typed_params(run: "Run") -> dict[str, Any]:

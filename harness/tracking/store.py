@@ -45,6 +45,8 @@ class Store:
         self.is_local = self.uri == database_uri(self.database)
         if self.is_local and not create and not self.database.exists():
             raise HarnessError(f"{folder} holds no runs yet; start with: python -m harness sweep SPEC --store {folder}")
+        if self.is_local and self.database.is_dir():
+            raise HarnessError(f"{self.database} is a folder, not MLflow's database.", exit_code=FAILED)
         if create:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._copy = (

@@ -25,7 +25,10 @@ def choose_device(name: str = "auto") -> torch.device:
         raise HarnessError(f"--device {name}: choose auto, cuda, cpu or mps.")
     if not available[kind]:
         raise HarnessError(f"--device {name}: torch {torch.__version__} finds no such device; try --device cpu.")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise HarnessError(f"--device {name}: there is no such device; write cuda:1 for the second GPU.") from None
 
 
 def describe_device(device: torch.device) -> str:

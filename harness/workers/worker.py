@@ -1,14 +1,11 @@
 """A worker: a process that loads specs, trains runs, and sends messages about them. It has no store and no screen."""
 
-import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from harness.errors import HarnessError, UserCodeError
 from harness.faults import KEPT, machine_fault
 from harness.files import scratch_folder
-from harness.machine import keep_memory
+from harness.machine import end_with_parent, keep_memory
 from harness.models import summarize
 from harness.spec import Spec, load_spec
 from harness.training.build import DataCache, build
@@ -43,7 +40,7 @@ def main(connection: Connection) -> None:
     """Serves requests until the driver sends None or has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with_the_driver()
+    end_with_parent()
     worker = Worker()
     try:
         while (request := connection.recv()) is not None:
@@ -189,11 +186,3 @@ def _failed(error: Exception, request: Request) -> Failed:
     if is_out_of_memory(error):
         return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
     return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
-
-
-def _die_with_the_driver() -> None:
-    """Ends this process when the driver has ended, even in the middle of an epoch. No incomplete file is left."""
-    parent = parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-        threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
