@@ -80,6 +80,7 @@ class Driver:
             touched: set[RunLog] = set()
             heard = self._workers.receive(max(0.0, began + POLL_SECONDS - time.monotonic()))
             self.check_stop()
+            self._store.check_place()
             began = time.monotonic()
             for worker, message in heard:
                 task = self._active.get(worker)

@@ -1,6 +1,7 @@
 """Connects to MLflow's database, creates it, and corrects its paths after the store was moved."""
 
 import importlib.metadata
+import json
 import logging
 import os
 import re
@@ -59,6 +60,8 @@ def connect(uri: str) -> "MlflowClient":
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise HarnessError(without_login(f"MLflow at {uri}: {str(error).splitlines()[0]}"), exit_code=FAILED) from None
+    except json.JSONDecodeError:
+        raise HarnessError(without_login(f"{uri} answers, but not as MLflow does."), exit_code=FAILED) from None
     return client
 
 
@@ -80,8 +83,9 @@ class _Draft(threading.Thread):
         self.is_whole = False
 
     def run(self) -> None:
-        _make_empty(self.path)
-        self.is_whole = True
+        with suppress(Exception):  # such as of a full disk: whoever needs the database makes it, and says so
+            _make_empty(self.path)
+            self.is_whole = True
 
 
 _draft: _Draft | None = None
@@ -129,8 +133,10 @@ def relocate(path: Path, folder: Path) -> None:
     with closing(sqlite3.connect(path, timeout=20)) as database:
         try:
             rows = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
-        except sqlite3.OperationalError:
-            return  # its creation was interrupted; MLflow completes it
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):  # a database whose creation was interrupted; MLflow completes it
+                return
+            raise HarnessError(f"{path} cannot be read: {error}", exit_code=FAILED) from None
         except sqlite3.DatabaseError as error:
             raise HarnessError(f"{path} cannot be read: {error}", exit_code=FAILED) from None
         moved: list[tuple[int, str, str]] = []

@@ -200,6 +200,8 @@ def is_transient(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
+    if isinstance(error, json.JSONDecodeError):  # an answer, but not MLflow's: of a proxy before it
+        return True
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
     elif isinstance(error, requests.RequestException):

@@ -58,6 +58,7 @@ class Store:
             with self._lock():
                 create_database(self.database)
                 relocate(self.database, self.folder)
+        self._place = _place(self.folder)
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
         if self.outbox is not None and create:  # commands that only read do not wait for earlier messages
             self.outbox.retry(now=True)
@@ -67,6 +68,15 @@ class Store:
         """MLflow's client. Its import takes seconds, so it is created only when something needs it."""
         with self._lock():
             return connect(self.uri)
+
+    def check_place(self) -> None:
+        """Raises `HarnessError` where the folder was moved or removed since it was opened."""
+        if _place(self.folder) != self._place:
+            raise HarnessError(
+                f"{self.folder} was moved or removed while it was used. Bring it back (and remove what is there "
+                "now), and the same command continues.",
+                exit_code=FAILED,
+            )
 
     @property
     def is_read_only(self) -> bool:
@@ -336,6 +346,15 @@ class RunLog:
 
     def _write(self, **letter: Any) -> None:
         self._store.write({"run": self.run_id} | letter)
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one at the same path; None where there is none."""
+    try:
+        stat = folder.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
