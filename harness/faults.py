@@ -63,6 +63,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__
 
 
+def shortage() -> str | None:
+    """What this process lacks now, if anything: libraries hide it, and say instead that a package is not there."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return f"this machine: {os.strerror(error.errno)}" if error.errno in MACHINE else None
+    return None
+
+
 def explain(error: BaseException) -> str | None:
     """A sentence about an error of the machine or of a library; None for a bug of this package."""
     fault = machine_fault(error)
@@ -79,7 +88,8 @@ def explain(error: BaseException) -> str | None:
         known = LIBRARIES.get(kind.partition(".")[0])
         if known is not None:
             return f"{known}: {_first_line(error).rstrip('.')}."
-    return None
+    lacking = shortage()
+    return None if lacking is None else f"{lacking}. {KEPT}"
 
 
 def _kinds(error: BaseException) -> list[str]:

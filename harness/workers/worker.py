@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError, UserCodeError
-from harness.faults import KEPT, machine_fault
+from harness.faults import KEPT, machine_fault, shortage
 from harness.files import scratch_folder
 from harness.machine import end_with_parent, keep_memory
 from harness.models import summarize
@@ -185,4 +185,6 @@ def _failed(error: Exception, request: Request) -> Failed:
         return Failed(kind="spec", message=str(error), exit_code=error.exit_code)
     if is_out_of_memory(error):
         return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
+    if (lacking := shortage()) is not None:
+        return Failed(kind="machine", message=f"{lacking}. {KEPT}")
     return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
