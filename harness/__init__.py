@@ -3,41 +3,76 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from harness import data, models, search
+    from harness.api import (
+        best,
+        compare,
+        confirm,
+        history,
+        load_run,
+        new,
+        predict,
+        reload,
+        report,
+        runs,
+        sweep,
+        train,
+        ui,
+    )
     from harness.errors import HarnessError
     from harness.experiment import Experiment
-    from harness.results.reload import LoadedRun, load_run
-    from harness.tracking.runs import history, runs
+    from harness.results.reload import LoadedRun
+    from harness.searching.outcome import SweepResult
+    from harness.tracking.runs import RunRecord
 
 __all__ = [
     "Experiment",
     "HarnessError",
     "LoadedRun",
+    "RunRecord",
+    "SweepResult",
+    "best",
+    "compare",
+    "confirm",
     "data",
     "history",
     "load_run",
     "models",
+    "new",
+    "predict",
+    "reload",
+    "report",
     "runs",
     "search",
+    "sweep",
+    "train",
+    "ui",
 ]
 
+_MODULES = ("data", "models", "search")
 _HOMES = {
     "Experiment": "harness.experiment",
     "HarnessError": "harness.errors",
     "LoadedRun": "harness.results.reload",
-    "load_run": "harness.results.reload",
-    "history": "harness.tracking.runs",
-    "runs": "harness.tracking.runs",
+    "RunRecord": "harness.tracking.runs",
+    "SweepResult": "harness.searching.outcome",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Public names load on first use: importing `harness` imports neither torch nor MLflow."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in ("data", "models", "search"):
+    if name in _MODULES:
         return import_module(f"harness.{name}")
-    raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    found = getattr(import_module(_HOMES.get(name, "harness.api")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """What a person looks for: the public names."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -47,20 +47,36 @@ def find_gpus() -> list[str]:
     return [name for name, kind in zip(names, kinds, strict=True) if kind == kinds[0]]
 
 
+_owned = False
+
+
+def own_process() -> None:
+    """Says that this process is a command's or a worker's, and not that of a script or a notebook that calls us."""
+    global _owned
+    _owned = True
+
+
+def is_own_process() -> bool:
+    """Whether this process is ours: what it holds, and how it ends, is nobody else's business."""
+    return _owned
+
+
 @contextmanager
 def loading() -> Iterator[None]:
     """For imports of large packages: the garbage collector does not search their objects, now or later."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         keep_loaded()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
 
 
 def keep_loaded() -> None:
-    """Excludes all present objects from garbage collection, also at the end of the process."""
-    if "triton" not in sys.modules:  # which would report the kept objects as leaks
+    """Excludes all present objects from garbage collection, also at the end of the process, if the process is ours."""
+    if _owned and "triton" not in sys.modules:  # which would report the kept objects as leaks
         gc.freeze()
 
 

@@ -19,7 +19,11 @@ from harness.errors import FAILED, HarnessError
 AWAY_SECONDS = 10.0
 # The defaults would let training wait for minutes when the network loses packets.
 S3_CONFIG = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
-EXTRAS = {"s3": "harness[s3]", "s3a": "harness[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "experiment-harness[s3]"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("az", "abfs"), "adlfs"),
+}
 NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
 
 

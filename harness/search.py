@@ -307,3 +307,13 @@ def parse_hyperparameter(name: str, hyperparameter: Hyperparameter, text: str) -
         return hyperparameter.parse(text)
     except ValueError as error:
         raise HarnessError(f"--set {name}={text}: {error}") from None
+
+
+def check_hyperparameter(name: str, hyperparameter: Hyperparameter, value: Any) -> Any:
+    """A value that was given in Python, as it would be written; raises `HarnessError` naming the hyperparameter."""
+    if isinstance(value, float) and value.is_integer() and isinstance(hyperparameter, Integer):
+        value = int(value)  # as a column of a table has it
+    try:
+        return hyperparameter.parse(value if isinstance(value, str) else repr(value))
+    except ValueError as error:
+        raise HarnessError(f"{name}={value!r}: {error}") from None

@@ -11,15 +11,16 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from harness.errors import USAGE, HarnessError, UserCodeError, did_you_mean, user_trace
 from harness.experiment import Experiment
-from harness.search import Hyperparameter, parse_hyperparameter
-from harness.settings import SETTINGS, parse_setting
+from harness.search import Hyperparameter, check_hyperparameter, parse_hyperparameter
+from harness.settings import SETTINGS, check_setting, parse_setting
 
 _LIBRARIES = tuple(
     os.path.join(folder, "")
@@ -29,6 +30,14 @@ _LIBRARIES = tuple(
     )
 )
 _REQUIRED = ("data", "model", "optimizer")
+_loading: ContextVar[bool] = ContextVar("loading", default=False)
+
+
+@runtime_checkable
+class SupportsItem(Protocol):
+    """A number of NumPy's or torch's."""
+
+    def item(self) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +63,29 @@ class Description:
             elif name in SETTINGS:
                 values[name] = parse_setting(name, text, self.settings[name])
             else:
-                known = list(dict.fromkeys([*self.hyperparameters, *SETTINGS]))
-                raise HarnessError(
-                    f"--set {name}: {self.path} has no hyperparameter or setting '{name}'."
-                    f"{did_you_mean(name, known)} It has: {', '.join(known)}."
-                )
+                raise self._unknown(f"--set {name}", name)
         return values
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for values that come from Python, which may be NumPy's."""
+        checked = {}
+        for name, value in values.items():
+            plain = value.item() if isinstance(value, SupportsItem) else value
+            if name in self.hyperparameters:
+                checked[name] = check_hyperparameter(name, self.hyperparameters[name], plain)
+            elif name in SETTINGS:
+                check_setting(name, plain)
+                checked[name] = plain
+            else:
+                raise self._unknown(name, name)
+        return checked
+
+    def _unknown(self, where: str, name: str) -> HarnessError:
+        known = list(dict.fromkeys([*self.hyperparameters, *SETTINGS]))
+        return HarnessError(
+            f"{where}: {self.path} has no hyperparameter or setting '{name}'."
+            f"{did_you_mean(name, known)} It has: {', '.join(known)}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,7 +170,7 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     module.__file__ = original or str(path)
-    with _local_imports(local_roots(path)) as local:
+    with _local_imports(local_roots(path)) as local, _noted_as_loading():
         sys.modules[name] = module
         try:
             exec(_compiled(text, path), module.__dict__)
@@ -157,6 +183,11 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
         except ModuleNotFoundError as error:
             raise HarnessError(f"{path}: {error}; install it, or put it beside the spec.") from None
         except (Exception, SystemExit) as error:
+            if isinstance(error, ImportError) and "relative import" in str(error):
+                raise HarnessError(
+                    f"{path}: a spec is loaded by its path, so it has no package for a relative import. "
+                    "Write `from package.module import name`."
+                ) from None
             message = f"{path} raised {type(error).__name__} while it was loaded."
             raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
         experiment = _find_experiment(module, path)
@@ -171,6 +202,20 @@ def _compiled(text: str, path: Path) -> Any:
         return compile(text, str(path), "exec")
     except (ValueError, RecursionError, MemoryError) as error:  # zero bytes, or nested without end
         raise HarnessError(f"it is no Python source: {error}.") from None
+
+
+def is_loading() -> bool:
+    """Whether a spec file is being loaded: the code that asks was run by that."""
+    return _loading.get()
+
+
+@contextmanager
+def _noted_as_loading() -> Iterator[None]:
+    token = _loading.set(True)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
 
 
 def read_source(path: Path) -> str:

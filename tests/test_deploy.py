@@ -53,7 +53,7 @@ def assert_they_exist(found: list[tuple[str, ...]]) -> None:
 
 @pytest.mark.slow
 def test_every_command_of_the_cluster_page_exists() -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'harness[ray]'")
+    pytest.importorskip("ray", reason="needs Ray: pip install 'experiment-harness[ray]'")
     blocks = re.findall(r"```(?:console|bash)\n(.*?)```", DOCUMENT.read_text(), re.S)
     found = [command for block in blocks for command in commands(block)]
     assert {command[:2] for command in found} >= {("ray", "start"), ("ray", "symmetric-run"), ("mlflow", "server")}
@@ -73,7 +73,7 @@ def test_files_that_the_cluster_page_links_to_exist() -> None:
 
 @pytest.mark.slow
 def test_the_ray_cluster_file_is_one_that_ray_takes() -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'harness[ray]'")
+    pytest.importorskip("ray", reason="needs Ray: pip install 'experiment-harness[ray]'")
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load((ROOT / "deploy" / "ray-cluster.yaml").read_text())

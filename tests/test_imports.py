@@ -12,7 +12,7 @@ from running import ROOT, environment
 PACKAGE = ROOT / "harness"
 FOUNDATION = {
     *("errors", "faults", "files", "machine", "objects", "demo"),
-    *("search", "settings", "experiment", "spec", "__init__"),
+    *("search", "settings", "experiment", "spec", "amounts", "given", "notebook", "processes", "__init__"),
 }
 TRACKING = {"tracking", "training.results", "training.origin"}
 ALLOWED = {  # a part of the package -> the parts that it may import, beside the foundation and itself
@@ -24,7 +24,9 @@ ALLOWED = {  # a part of the package -> the parts that it may import, beside the
     "workers": {"data", "models", "training"},
     "reporting": {"data", "results", *TRACKING},
     "searching": {"workers", "results", "reporting", *TRACKING},
-    "cli": {"searching", "results", "reporting", "tracking"},
+    "starter": set(),
+    "api": {"starter", "searching", "results", "reporting", "tracking"},
+    "cli": {"api", "reporting"},
     "__main__": {"cli"},
 }
 FORBIDDEN = {  # libraries that a part must not know
@@ -36,6 +38,7 @@ FORBIDDEN = {  # libraries that a part must not know
     "workers": {"mlflow", "optuna", "typer", "rich"},
     "reporting": {"torch", "optuna", "mlflow"},
     "searching": {"torch", "typer"},
+    "api": {"torch", "optuna", "mlflow", "typer", "rich"},
     "cli": {"torch", "optuna", "mlflow"},
 }
 

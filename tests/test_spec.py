@@ -40,6 +40,12 @@ def fails(path: Path) -> str:
     return str(caught.value)
 
 
+def test_a_relative_import_is_told_how_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "inside.py").write_text("from .networks import Net\n")
+    with pytest.raises(HarnessError, match="it has no package for a relative import"):
+        load_spec(tmp_path / "inside.py")
+
+
 def test_a_good_spec_says_what_it_is(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, GOOD))
     assert spec.name == "sketch"

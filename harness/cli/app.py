@@ -7,12 +7,13 @@ import io
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from harness import __version__
 from harness.cli.arguments import (
-    DATA,
     MLRUNS,
     Budget,
     Cpus,
@@ -30,21 +31,15 @@ from harness.cli.arguments import (
     StudyStorage,
     Timeout,
     Trials,
-    parse_duration,
-    parse_jobs,
-    parse_place,
-    parse_size,
-    use_data,
 )
 from harness.cli.results import app as results
 from harness.cli.results import show_runs
 from harness.errors import FAILED, INTERRUPTED, HarnessError, UserCodeError, visible
 from harness.faults import explain
-from harness.machine import keep_loaded
+from harness.machine import keep_loaded, own_process
 
 app = typer.Typer(
     name="harness",
-    help="Experiments with plain PyTorch: one file describes one, one command searches it, no epoch is trained twice.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +48,35 @@ app = typer.Typer(
     epilog="SPEC is a spec file, such as experiments/vgg_cifar.py. "
     "RUN is an MLflow run id, the beginning of one, or 'best'.",
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Experiments with plain PyTorch: one file describes one, one command searches it, no epoch is trained twice."""
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it, such as my_spec.py.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Fit it to this folder of images, one folder a class.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a small, commented spec to start from."""
+    from harness import api
+
+    typer.echo(f"wrote {api.new(file, data=data)}. Read it, then: python -m harness train {file}")
 
 
 @app.command()
@@ -75,38 +99,35 @@ def sweep(
     paths: Paths = None,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Search the hyperparameters of SPEC. The same command again continues where it stopped."""
-    from harness.searching import commands
-    from harness.searching.plan import Options
+    from harness import api
 
-    use_data(data_dir)
-    if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
-        raise HarnessError("--cpus-per-trial and --gpus-per-trial need --ray.")
-    options = Options(
-        spec=spec,
-        store=store,
-        device=device,
-        assignments=tuple(assignments or ()),
+    api.sweep(
+        spec,
         trials=trials,
         epochs=epochs,
-        jobs=parse_jobs(jobs),
-        timeout_seconds=None if timeout is None else parse_duration(timeout),
-        path_budget_bytes=None if path_budget is None else parse_size(path_budget),
-        is_demo=demo,
-        is_fresh=fresh,
-        is_dry_run=dry_run,
+        timeout=timeout,
+        jobs=jobs,
+        demo=demo,
+        fresh=fresh,
+        dry_run=dry_run,
+        register=register,
+        path_budget=path_budget,
         ray=ray,
         cpus_per_trial=cpus_per_trial,
         gpus_per_trial=gpus_per_trial,
         study_storage=study_storage,
-        paths=None if paths is None else parse_place(paths),
-        registers=register,
+        paths=paths,
+        store=store,
+        device=device,
+        data_dir=data_dir,
+        verbose=True,
+        assignments=assignments,
     )
-    commands.sweep(options)
     if demo and not dry_run:
-        show_runs(store, options.name)
+        show_runs(spec, demo=True, store=store)
 
 
 @app.command()
@@ -147,26 +168,24 @@ def train(
     path_budget: Budget = None,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Train one run of SPEC, at its defaults or the values of --set. The same command again continues it."""
-    from harness.searching import commands
-    from harness.searching.plan import Options
+    from harness import api
 
-    use_data(data_dir)
-    commands.train(
-        Options(
-            spec=spec,
-            store=store,
-            device=device,
-            assignments=tuple(assignments or ()),
-            epochs=epochs,
-            start=start,
-            start_epochs=start_epochs,
-            start_without=tuple(start_without or ()),
-            path_budget_bytes=None if path_budget is None else parse_size(path_budget),
-            is_demo=demo,
-        )
+    api.train(
+        spec,
+        start=start,
+        start_epochs=start_epochs,
+        start_without=start_without or (),
+        epochs=epochs,
+        demo=demo,
+        path_budget=path_budget,
+        store=store,
+        device=device,
+        data_dir=data_dir,
+        verbose=True,
+        assignments=assignments,
     )
 
 
@@ -178,6 +197,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names can have bytes that are not text
+    own_process()
+    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())  # the script `harness` imports what `python -m harness` does
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:

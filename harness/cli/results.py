@@ -1,12 +1,11 @@
 """The commands that show and use finished runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from harness.cli.arguments import (
-    DATA,
     MLRUNS,
     BestOf,
     DataDir,
@@ -18,11 +17,8 @@ from harness.cli.arguments import (
     Store,
     Study,
     Trust,
-    parse_jobs,
-    use_data,
-    use_trust,
 )
-from harness.errors import FAILED, visible, without_password
+from harness.errors import FAILED, visible
 from harness.reporting.document import output_kept, print_json
 
 app = typer.Typer()
@@ -46,9 +42,7 @@ def runs(
     store: Store = MLRUNS,
 ) -> None:
     """List the runs of SPEC's newest study, the best first."""
-    from harness.spec import experiment_name
-
-    show_runs(store, experiment_name(spec, is_demo=demo), study=study, sort=sort, as_json=as_json)
+    show_runs(spec, study=study, sort=sort, as_json=as_json, demo=demo, store=store)
 
 
 @app.command()
@@ -61,34 +55,22 @@ def best(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Show the best run of SPEC's newest study."""
+    from harness import api
     from harness.reporting.tables import run_lines
-    from harness.spec import experiment_name
-    from harness.tracking.runs import best_record
-    from harness.tracking.store import Store
 
-    use_data(data_dir)
-    use_trust(trust, store)
     with output_kept(as_json):
-        opened = Store(store)
-        record, tested = best_record(opened, experiment_name(spec, is_demo=demo), study=study), None
-        if test:
-            from harness.results.reload import load
-            from harness.tracking.looks import describe_looks, note_look
-
-            run = opened.client.get_run(record.run_id)
-            loaded = load(opened, run, device=device)
-            _ = loaded.built.data.test  # raises an error if there is no test part, before the use is noted
-            looks = note_look(opened, [run], by="best --test")
-            tested = loaded.measure("test")
+        found = api.best(
+            spec, study=study, test=test, demo=demo, trust=trust, store=store, device=device, data_dir=data_dir
+        )
     if as_json:
-        print_json(record.as_json() | ({} if tested is None else {"test": tested}))
+        print_json(found.as_json() | ({"test": found.test} if test else {}))
     else:
-        echo("\n".join(run_lines(record, tested)))
-    if tested is not None:
-        echo(describe_looks(looks), err=as_json)
+        echo("\n".join(run_lines(found)))
+    for note in found.notes:
+        echo(note, err=as_json)
 
 
 @app.command()
@@ -104,27 +86,22 @@ def reload(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Rebuild RUN from its artifacts alone, and measure it again.
 
     The metrics on the validation part are compared with the logged ones. They must be equal to the last bit on the
     same kind of device, and within a printed tolerance on another one. Exit code 1: they are not.
     """
+    from harness import api
     from harness.reporting.tables import verification_lines
-    from harness.results import reload as reloading
-    from harness.spec import experiment_name
-    from harness.tracking.runs import find_run
-    from harness.tracking.store import Store
 
-    use_data(data_dir)
-    use_trust(trust, store)
     with output_kept(as_json):
-        opened = Store(store)
-        found = find_run(opened, run, None if spec is None else experiment_name(spec, is_demo=demo), study=study)
-        verification = reloading.verify(opened, found, device=device)
+        verification = api.reload(
+            run, spec, study=study, demo=demo, trust=trust, store=store, device=device, data_dir=data_dir
+        )
     if as_json:
-        print_json(reloading.as_json(verification))
+        print_json(verification.as_json())
     else:
         echo("\n".join(verification_lines(verification)))
     if not verification.match:
@@ -145,25 +122,17 @@ def predict(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Print class and probability of image files, by RUN's model."""
+    from harness import api
     from harness.reporting.tables import prediction_lines
-    from harness.results.reload import load_run
 
-    use_data(data_dir)
-    use_trust(trust, store)
     with output_kept(as_json):
-        loaded = load_run(run, spec, study=study, store=store, device=device, demo=demo)
-        outputs = loaded.predict(images)
-    classes = loaded.built.data.classes
-    rows: list[dict[str, Any]] = []
-    for image, output in zip(images, outputs, strict=True):
-        if classes is None:
-            rows.append({"image": str(image), "output": output.tolist()})
-        else:
-            top = int(output.argmax())
-            rows.append({"image": str(image), "class": classes[top], "probability": float(output[top])})
+        table = api.predict(
+            run, images, spec, study=study, demo=demo, trust=trust, store=store, device=device, data_dir=data_dir
+        )
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
     if as_json:
         print_json(rows)
     else:
@@ -186,22 +155,20 @@ def compare(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Compare runs: parameters, metrics, and whether the difference is significant.
 
     The models are measured again on the same validation images. The paired bootstrap says how much better one is,
     McNemar's test how likely this difference is by chance.
     """
+    from harness import api
     from harness.reporting import comparison
-    from harness.results import compare as comparing
-    from harness.spec import experiment_name
 
-    use_data(data_dir)
-    use_trust(trust, store)
     with output_kept(as_json):
-        experiment = None if spec is None else experiment_name(spec, is_demo=demo)
-        compared = comparing.compare(runs, study=study, store=store, experiment=experiment, device=device)
+        compared = api.compare(
+            *runs, spec=spec, study=study, demo=demo, trust=trust, store=store, device=device, data_dir=data_dir
+        )
     if as_json:
         print_json(comparison.as_json(compared))
     else:
@@ -220,22 +187,28 @@ def confirm(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Train the best run of SPEC again with other seeds.
 
     Prints mean, standard deviation and interval over the seeds, then measures on the test part, once. The same command
     again continues. Each use of the test part is noted in MLflow.
     """
+    from harness import api
     from harness.reporting import confirmation
-    from harness.searching import commands
-    from harness.searching.plan import Options
 
-    use_data(data_dir)
-    use_trust(trust, store)
     with output_kept(as_json):
-        options = Options(spec=spec, store=store, device=device, jobs=parse_jobs(jobs), is_demo=demo)
-        confirmed = commands.confirm(options, seeds=seeds)
+        confirmed = api.confirm(
+            spec,
+            seeds=seeds,
+            jobs=jobs,
+            demo=demo,
+            trust=trust,
+            store=store,
+            device=device,
+            data_dir=data_dir,
+            verbose=True,
+        )
     if as_json:
         print_json(confirmation.as_json(confirmed))
     else:
@@ -258,7 +231,7 @@ def report(
     trust: Trust = False,
     store: Store = MLRUNS,
     device: Device = "auto",
-    data_dir: DataDir = DATA,
+    data_dir: DataDir = None,
 ) -> None:
     """Draw the runs of SPEC's newest study and the best model's mistakes.
 
@@ -266,27 +239,17 @@ def report(
     real, shows all runs (choose some by dragging along an axis), what each hyperparameter did, how the best runs
     trained, what an edit of the spec changed, and what the best model gets wrong. It is kept in MLflow as well.
     """
-    from harness.reporting.report import write_report
-    from harness.spec import experiment_name
-    from harness.tracking.store import Store
-    from harness.tracking.ui import ADDRESS
-    from harness.tracking.view import links
+    from harness import api
 
-    use_data(data_dir)
-    use_trust(trust, store)
-    name = experiment_name(spec, is_demo=demo)
     if live:
-        from harness.reporting.serving import serve
-
-        serve(store, name, study=study, port=port, say=echo)
+        api.serve_report(spec, study=study, demo=demo, port=port, store=store, say=echo)
         return
-    page, pictures = write_report(name, study=study, store=store, output=output, device=device)
-    folder = f", {len(pictures)} pictures in {pictures[0].parent}" if pictures else ""
-    echo(f"report: {page}{folder}")
-    opened = Store(store)
-    address = ADDRESS if opened.is_local else without_password(opened.uri)
-    served = f", while this runs: python -m harness ui {spec}{' --demo' * demo}" if opened.is_local else ""
-    echo(f"compare the runs in MLflow: {links(opened, address, name, study=study)['compare']}{served}")
+    written = api.report(
+        spec, study=study, output=output, demo=demo, trust=trust, store=store, device=device, data_dir=data_dir
+    )
+    echo(repr(written))
+    served = f", while this runs: python -m harness ui {spec}{' --demo' * demo}" if written.needs_ui else ""
+    echo(f"compare the runs in MLflow: {written.compare_url}{served}")
 
 
 @app.command()
@@ -303,28 +266,29 @@ def ui(
     store: Store = MLRUNS,
 ) -> None:
     """Show the runs in MLflow's own pages, until Ctrl-C."""
-    from harness.spec import experiment_name
-    from harness.tracking.ui import show
+    from harness import api
 
-    name = None if spec is None else experiment_name(spec, is_demo=demo)
-    show(store, name, study=study, port=port, say=echo)
+    api.ui(spec, study=study, demo=demo, port=port, store=store, say=echo)
 
 
 def show_runs(
-    store: Path, name: str, *, study: str | None = None, sort: str | None = None, as_json: bool = False
+    spec: Path,
+    *,
+    study: str | None = None,
+    sort: str | None = None,
+    as_json: bool = False,
+    demo: bool = False,
+    store: Path = MLRUNS,
 ) -> None:
-    """Prints the runs of an experiment's study, the best first."""
+    """Prints the runs of a spec's study, the best first."""
+    from harness import api
     from harness.reporting.tables import runs_table
-    from harness.tracking.runs import list_runs
-    from harness.tracking.store import Store
-    from harness.tracking.studies import describe_others
 
     with output_kept(as_json):
-        opened = Store(store)
-        records = list_runs(opened, name, study=study, sort=sort)
+        records, others = api.list_runs(spec, study=study, sort=sort, demo=demo, store=store)
     if as_json:
         print_json([record.as_json() for record in records])
         return
     runs_table(records, sort=sort)
-    if study is None and (others := describe_others(list_runs(opened, name, study="all"), records)):
+    if others:
         echo(others)

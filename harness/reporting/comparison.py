@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting.terminal import Terminal
+from harness.results.sentences import verdict
 from harness.results.statistics import RESAMPLES
 
 if TYPE_CHECKING:
     from harness.results.compare import Comparison, Pair
 
-MANY_IMAGES = 2000  # from here on, a hundredth of a point can be told
 DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 NARROW = 80
 
@@ -30,24 +30,6 @@ def print_comparison(comparison: "Comparison") -> None:
     for side in comparison.sides:
         if side.note:
             _say(console, f"{side.label}: {side.note}", style="yellow")
-
-
-def verdict(pair: "Pair") -> str:
-    """Which is better, by how much, and whether that is real, in a sentence."""
-    first, found = pair.first.label, pair.difference
-    if found is None:
-        return f"{pair.first.label} and {pair.second.label}: {pair.reason}"
-    interval = f"{100 * found.level:.3g}% interval {_amount(pair, found.low)} to {_amount(pair, found.high)}"
-    by = f"by {_amount(pair, found.value)} {_unit(pair)}, {interval}"
-    if pair.is_real:
-        return f"{first} is better {by}"
-    if pair.p_value is not None and pair.only_first + pair.only_second == 0:
-        return "no difference: both are right on the very same images"
-    if found.excludes_zero:
-        few = pair.only_first + pair.only_second
-        return f"no clear difference: {first} is ahead {by}, but only {few} images tell them apart"
-    ahead = f"{first} is ahead {by}" if found.value else f"the means are equal, {interval}"
-    return f"no real difference: {ahead}"
 
 
 def as_json(comparison: "Comparison") -> dict[str, Any]:
@@ -240,20 +222,6 @@ def _print_pairs(console: Console, pairs: Iterable["Pair"]) -> None:
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
-
-
-def _amount(pair: "Pair", value: float) -> str:
-    measured = pair.first.measured
-    assert measured is not None
-    if measured.measure != "accuracy":
-        return f"{value:.3g}"
-    decimals = 1 if len(measured.scores) < MANY_IMAGES else 2
-    return f"{100 * value + 0.0:.{decimals}f}"
-
-
-def _unit(pair: "Pair") -> str:
-    assert pair.first.measured is not None
-    return "points" if pair.first.measured.measure == "accuracy" else "less error"
 
 
 def _p(value: float) -> str:

@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.reporting.terminal import Terminal
-from harness.tracking.looks import describe_looks
+from harness.results.sentences import describe_seeds
 
 if TYPE_CHECKING:
-    from harness.results.confirm import Confirmation, Spread
+    from harness.results.confirm import Confirmation
 
 NARROW = 80
 
@@ -44,32 +44,8 @@ def print_confirmation(found: "Confirmation") -> None:
     table.add_row(Text(""), "to", "", *(_number(spread.mean.high) for spread in spreads))
     console.print(table)
     console.print()
-    for line in sentences(found):
+    for line in describe_seeds(found):
         _say(console, line)
-
-
-def sentences(found: "Confirmation") -> list[str]:
-    """What the numbers mean, and whether the test part had been seen before."""
-    best, objective, count = found.best, found.best.objective, len(found.finished)
-    lines = [f"{objective} over {count} seeds: {_spread(found.spreads[objective])}"]
-    lines += [f"{name} over {count} seeds: {_spread(spread)}" for name, spread in _main_tests(found).items()]
-    if best.value is not None:
-        off = best.value - found.spreads[objective].mean.value
-        side = "above" if off > 0 else "below"
-        lines.append(
-            f"{best.name} itself had {best.value:.4f} with seed {found.seed}, {abs(off):.4f} {side} that mean; "
-            "it was chosen for its value, so it does not count here."
-        )
-    lost = len(found.runs) - count
-    if lost:
-        lines.append(f"{lost} of {len(found.runs)} seeds did not finish and {'does' if lost == 1 else 'do'} not count.")
-    if not any(run.test for run in found.runs):
-        lines.append("The data has no test part.")
-    elif found.is_new_look:
-        lines.append(describe_looks(found.looks[:-1]))
-    else:
-        lines.append(f"{describe_looks(found.looks)} These are its numbers; it was not measured again.")
-    return lines
 
 
 def as_json(found: "Confirmation") -> dict[str, Any]:
@@ -90,20 +66,6 @@ def as_json(found: "Confirmation") -> dict[str, Any]:
         "test_looks": [asdict(look) for look in found.looks],
         "is_new_look": found.is_new_look,
     }
-
-
-def _main_tests(found: "Confirmation") -> dict[str, "Spread"]:
-    """The measures of the test part without its loss, unless that is all there is."""
-    tests = {name: spread for name, spread in found.spreads.items() if name.startswith("test_")}
-    return {name: spread for name, spread in tests.items() if name != "test_loss"} or tests
-
-
-def _spread(spread: "Spread") -> str:
-    mean = spread.mean
-    return (
-        f"{mean.value:.4f} ± {spread.standard_deviation:.4f} (standard deviation), "
-        f"mean in {mean.low:.4f} to {mean.high:.4f} at {100 * mean.level:.0f}%"
-    )
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

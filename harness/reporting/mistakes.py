@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from harness.data import Arrays
 from harness.data.collating import collate
 from harness.errors import HarnessError
-from harness.reporting.comparison import verdict
 from harness.reporting.gather import Facts
 from harness.reporting.pages import model
 from harness.reporting.pages.drawing import shown
 from harness.reporting.pages.page import Section, mixed_up_table, pairs_table
 from harness.results.compare import compare_runs
 from harness.results.reload import LoadedRun, load
+from harness.results.sentences import verdict
 from harness.tracking.store import Store
 
 
@@ -113,6 +113,6 @@ def _identity(loaded: LoadedRun, facts: Facts) -> dict[str, str]:
     return {
         "run": f"{facts.best.name}, {facts.best.run_id}",
         "values": ", ".join(f"{name} {shown(value)}" for name, value in facts.best.params.items()),
-        "measured": f"after epoch {loaded.epoch + 1}, on the validation part, on {loaded.device}",
+        "measured": f"after epoch {loaded.epoch}, on the validation part, on {loaded.device}",
         "reload it": f'harness.load_run("{facts.best.run_id[:8]}")',
     }

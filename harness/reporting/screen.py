@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -45,6 +45,14 @@ class Screen:
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
+
+
+class OpenScreen(Protocol):
+    """Opens what a person sees while the runs of one command train."""
+
+    def __call__(
+        self, hyperparameters: Sequence[str], *, trials: int = 1, train_images: int = 0, maximize: bool = True
+    ) -> Screen: ...
 
 
 def open_screen(

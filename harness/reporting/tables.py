@@ -62,15 +62,14 @@ def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None
             console.print(f"{record.name}: {record.reason}", style="dim", markup=False, soft_wrap=True)
 
 
-def run_lines(record: RunRecord, tested: Mapping[str, float] | None = None) -> list[str]:
+def run_lines(record: RunRecord) -> list[str]:
     """One run as a few lines."""
     value = "no value yet" if record.value is None else f"{record.objective} {_number(record.value)}"
-    at = record.metrics.get("best_epoch")
-    where = "" if at is None else f", its best epoch {round(at) + 1}"
+    where = "" if record.best_epoch is None else f", its best epoch {record.best_epoch}"
     groups = {
         "params": record.params,
         "last epoch": {k: v for k, v in record.metrics.items() if k.startswith(("train_", "val_")) or k == "lr"},
-        "test part": tested or {},
+        "test part": record.test,
     }
     lines = [f"{record.name}  {value}  ({record.status.lower()}{where})", f"{'run':12}{record.run_id}"]
     if record.date:
@@ -83,7 +82,7 @@ def run_lines(record: RunRecord, tested: Mapping[str, float] | None = None) -> l
 
 def verification_lines(verification: "Verification") -> list[str]:
     """What was logged and what was measured, side by side, and whether they agree."""
-    where = f"epoch {verification.epoch + 1}, measured again on {verification.device}"
+    where = f"epoch {verification.epoch}, measured again on {verification.device}"
     lines = [f"{verification.name}  run {verification.run_id}", where, f"{'':26}{'logged':>22}{'measured':>22}"]
     lines += [
         f"{metric:26}{verification.logged[metric]!r:>22}{measured!r:>22}"
@@ -91,9 +90,7 @@ def verification_lines(verification: "Verification") -> list[str]:
     ]
     if verification.note:
         lines.append(verification.note)
-    how = f"within tolerance ({verification.tolerance})" if verification.tolerance else "equal, bit for bit"
-    lines.append(how if verification.match else f"NOT {how}")
-    return lines
+    return [*lines, verification.verdict]
 
 
 def prediction_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -129,9 +126,9 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
         of("status", 0, lambda record: record.status.lower(), is_text=True),
         *([of(sort, 0, metric(sort))] if sort else []),
         of(value, 0, lambda record: _number(record.value)),
-        of("at epoch", 1, lambda record: _count(record.metrics.get("best_epoch"), 1)),
+        of("at epoch", 1, lambda record: _count(record.best_epoch)),
         *(of(name, 0, param(name)) for name in params),
-        of("reused", 2, lambda record: _count(record.metrics.get("reused_epochs"), 0)),
+        of("reused", 2, lambda record: _count(record.metrics.get("reused_epochs"))),
         *(of(f"last {name}", 3, metric(name)) for name in metrics),
         of("started", 3, lambda record: record.date, is_text=True),
         of("recipe", 4, lambda record: record.recipe[:8], is_text=True),
@@ -175,8 +172,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def _count(value: float | None, offset: int) -> str:
-    return "" if value is None else str(round(value) + offset)
+def _count(value: float | None) -> str:
+    return "" if value is None else str(round(value))
 
 
 def _plain(value: Any) -> str:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from harness.data import Arrays
 from harness.data.assemble import data_digest
 from harness.errors import HarnessError
+from harness.notebook import html_table
 from harness.results.reload import LoadedRun, load
+from harness.results.sentences import verdict
 from harness.results.statistics import Array, Estimate, mcnemar, paired_bootstrap
 from harness.settings import of_a_run
 from harness.tracking.runs import RunRecord, find_run, to_record
@@ -109,7 +111,7 @@ class Pair:
         return self.difference.excludes_zero and agrees
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Comparison:
     """Runs in the order in which they were named, and the comparison of the best one with each other one.
 
@@ -123,6 +125,18 @@ class Comparison:
     code: tuple[list[str], ...]
     diffs: tuple[list[str], ...]
     pairs: tuple[Pair, ...]
+
+    def __repr__(self) -> str:
+        runs = "\n".join(f"{side.label}: {side.record!r}" for side in self.sides)
+        return "\n".join((runs, *map(verdict, self.pairs)))
+
+    def _repr_html_(self) -> str:
+        heads = ["", *(f"{side.label}: {side.record.name}" for side in self.sides)]
+        rows = [(name, *values) for group in self.differing.values() for name, values in group.items()]
+        for when, metrics in (("best", [s.best for s in self.sides]), ("last", [s.last for s in self.sides])):
+            names = dict.fromkeys(name for one in metrics for name in one)
+            rows += [(f"{when} {name}", *(one.get(name) for one in metrics)) for name in names]
+        return html_table(heads, rows, note="\n".join(map(verdict, self.pairs)))
 
 
 def compare(

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import FAILED, HarnessError
+from harness.notebook import html_table
 from harness.results.reload import LoadedRun, load
+from harness.results.sentences import describe_seeds
 from harness.results.statistics import Estimate, standard_deviation, t_interval
 from harness.tracking.looks import Look, list_looks, note_look
 from harness.tracking.runs import RunRecord, to_record
@@ -37,7 +39,7 @@ class Seeded:
     test: dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Confirmation:
     """The best run, the runs with other seeds, and their statistics.
 
@@ -52,6 +54,21 @@ class Confirmation:
     spreads: dict[str, Spread]
     looks: tuple[Look, ...]
     is_new_look: bool
+
+    def __repr__(self) -> str:
+        return "\n".join(describe_seeds(self))
+
+    def _repr_html_(self) -> str:
+        measures = list(self.spreads)
+        rows = [
+            (
+                run.seed,
+                run.record.name,
+                *(({self.best.objective: run.record.value} | run.test).get(m) for m in measures),
+            )
+            for run in self.runs
+        ]
+        return html_table(["seed", "run", *measures], rows, note=repr(self))
 
     @property
     def finished(self) -> list[Seeded]:
@@ -125,7 +142,7 @@ def _measure_test(store: Store, runs: Sequence["Run"], *, device: str) -> bool:
     for run in untested:
         loaded = load(store, run, device=device)
         log = RunLog(store, run)
-        log.add_metrics(finite(loaded.measure("test")), loaded.epoch)
+        log.add_metrics(finite(loaded.measure("test")), loaded.epoch - 1)  # MLflow counts from 0
         log.send()
     return True
 

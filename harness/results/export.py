@@ -133,7 +133,7 @@ def _describe(loaded: LoadedRun, name: str, alias: str, example: Tensor, outputs
     span = ", 0 to 255, not normalised" if example.dtype == torch.uint8 else ", not normalised"
     return "\n\n".join(
         (
-            f"**{loaded.name}**, epoch {loaded.epoch + 1}: {_listed(loaded.metrics)}",
+            f"**{loaded.name}**, epoch {loaded.epoch}: {_listed(loaded.metrics)}",
             f"Hyperparameters: {_listed(loaded.params)}",
             f"Takes {_shape(example)} {kind}{span}. Gives {gives}. Computes on the CPU.",
             f'`mlflow.pytorch.load_model("models:/{name}@{alias}")`',

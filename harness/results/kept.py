@@ -22,7 +22,7 @@ ROOT = 0  # who owns the machine may change what this user runs anyway
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedRun:
-    """A run as it is kept: no code of it was run, so that it has no model. `epoch` counts from 0.
+    """A run as it is kept: no code of it was run, so that it has no model. The first `epoch` is 1.
 
     `weights` is the `state_dict` of the checkpoint `file`, `sources` the text of the spec and of its modules.
     """
@@ -38,7 +38,7 @@ class SavedRun:
     checkpoint: Path
 
     def __repr__(self) -> str:
-        return f"{self.name} ({self.run_id[:8]}) after epoch {self.epoch + 1}, not rebuilt: {self.checkpoint}"
+        return f"{self.name} ({self.run_id[:8]}) after epoch {self.epoch}, not rebuilt: {self.checkpoint}"
 
 
 def read_kept(store: Store, run: "Run", checkpoint: str) -> tuple[Path, dict[str, Any]]:
@@ -60,7 +60,7 @@ def look_at(store: Store, run: "Run", checkpoint: str) -> SavedRun:
         params=saved["params"],
         values=saved["values"],
         metrics=saved["metrics"],
-        epoch=saved["epoch"],
+        epoch=saved["epoch"] + 1,  # the file counts from 0
         weights=saved["state_dict"],
         sources=_read_sources(store.artifact(run, "spec")),
         checkpoint=file,

@@ -1,19 +1,16 @@
 """Registers the best run of an experiment in MLflow's model registry, with the alias `best`."""
 
 import logging
-import multiprocessing
-import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.machine import end_with_parent
+from harness.processes import process_context, start_process
 from harness.tracking.runs import find_best
 from harness.tracking.store import Store
 
@@ -56,12 +53,9 @@ def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
 
 def _export_apart(store: Store, run: "Run", experiment: str) -> str:
     """Exports and registers a run in another process, which loads torch; returns a sentence about the result."""
-    context = _context()
+    context = process_context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(  # type: ignore[attr-defined]
-        target=_export, args=(theirs, store.folder, run.info.run_id, experiment), daemon=True
-    )
-    process.start()
+    process = start_process(context, _export, theirs, store.folder, run.info.run_id, experiment, daemon=True)
     theirs.close()
     try:
         told: str = ours.recv()
@@ -72,12 +66,6 @@ def _export_apart(store: Store, run: "Run", experiment: str) -> str:
         ours.close()
     process.join()
     return told
-
-
-def _context() -> BaseContext:
-    """The way to start the process: on Linux it is forked from one that has loaded torch, as workers are."""
-    default = "forkserver" if sys.platform == "linux" else "spawn"
-    return multiprocessing.get_context(os.environ.get("HARNESS_START_METHOD") or default)
 
 
 def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:

@@ -1,11 +1,11 @@
 """Reloads runs: rebuilds a model from its artifacts alone, measures it again, and predicts with it."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ from harness.data import Arrays, Data
 from harness.data.decode import read_image
 from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
-from harness.results.kept import SavedRun, find_source, look_at, read_kept
-from harness.spec import experiment_name, load_spec
-from harness.tracking.runs import find_run
+from harness.notebook import html_table
+from harness.results.kept import find_source, read_kept
+from harness.spec import load_spec
 from harness.tracking.store import Store
 from harness.tracking.tags import DEMO, DEVICE, SPEC_PATH, THREADS
 from harness.training.build import Built, DataCache, build
@@ -33,7 +33,7 @@ MEASURE_TOLERANCE = 0.01  # absolute; both between different kinds of devices, w
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedRun:
-    """A run, ready to use. `model` is in evaluation mode on `device`; `epoch` counts from 0.
+    """A run, ready to use. `model` is in evaluation mode on `device`; the first `epoch` is 1.
 
     `metrics` are those of the checkpoint's epoch, `params` the run's hyperparameters, `checkpoint` the file of the
     weights.
@@ -55,9 +55,11 @@ class LoadedRun:
     def __repr__(self) -> str:
         params = ", ".join(f"{name}={value}" for name, value in self.params.items())
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
-        return (
-            f"{self.name} ({self.run_id[:8]}) after epoch {self.epoch + 1}: {metrics}\n  {params}\n  {self.checkpoint}"
-        )
+        return f"{self.name} ({self.run_id[:8]}) after epoch {self.epoch}: {metrics}\n  {params}\n  {self.checkpoint}"
+
+    def _repr_html_(self) -> str:
+        rows = [*self.params.items(), *self.metrics.items()]
+        return html_table(["", ""], rows, note=f"{repr(self).partition(':')[0]}\n{self.checkpoint}")
 
     def measure(self, part: str = "validation") -> dict[str, float]:
         """The loss and measures on the `validation` or `test` part, named as in the run's metrics."""
@@ -135,7 +137,7 @@ class LoadedRun:
         return torch.stack(images)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verification:
     """The logged and the newly measured metrics of a run. `tolerance` is None if they must be equal bit for bit."""
 
@@ -149,50 +151,23 @@ class Verification:
     tolerance: str | None
     note: str | None
 
+    @property
+    def verdict(self) -> str:
+        """Whether what was logged and what was measured agree, and how closely they had to."""
+        how = f"within tolerance ({self.tolerance})" if self.tolerance else "equal, bit for bit"
+        return how if self.match else f"NOT {how}"
 
-@overload
-def load_run(
-    run: str, spec: str | Path | None = None, *, study: str | int | None = None, store: str | Path = "mlruns",
-    device: str = "auto", demo: bool = False, checkpoint: str = "best", weights_only: Literal[False] = False,
-    trust: bool = False,
-) -> LoadedRun: ...  # fmt: skip
+    def as_json(self) -> dict[str, Any]:
+        """The document that `reload --json` prints."""
+        names = ("run_id", "logged", "measured", "match")
+        return {name: getattr(self, name) for name in names}
 
+    def __repr__(self) -> str:
+        return f"{self.name} ({self.run_id[:8]}) epoch {self.epoch}, measured again on {self.device}: {self.verdict}"
 
-@overload
-def load_run(
-    run: str, spec: str | Path | None = None, *, study: str | int | None = None, store: str | Path = "mlruns",
-    device: str = "auto", demo: bool = False, checkpoint: str = "best", weights_only: Literal[True],
-    trust: bool = False,
-) -> SavedRun: ...  # fmt: skip
-
-
-def load_run(
-    run: str,
-    spec: str | Path | None = None,
-    *,
-    study: str | int | None = None,
-    store: str | Path = "mlruns",
-    device: str = "auto",
-    demo: bool = False,
-    checkpoint: str = "best",
-    weights_only: bool = False,
-    trust: bool = False,
-) -> LoadedRun | SavedRun:
-    """Rebuilds a run from its artifacts alone: the spec's source travels with it.
-
-    `run` is an MLflow run id, a unique prefix of one, or `"best"` with the `spec` (path or name) that is meant: the
-    best of its newest study, or of the one that `study` names. `checkpoint` is `"best"` or `"last"`. Raises
-    `HarnessError` where there is no such run, or its artifacts are missing or damaged.
-
-    **The code that is kept with the run is run**: trust a store as you trust a program. That of another user's store,
-    or of a tracking server, is run only with `trust`. With `weights_only` no code is run: the checkpoint alone.
-    """
-    opened = Store(Path(store))
-    experiment = None if spec is None else experiment_name(spec, is_demo=demo)
-    found = find_run(opened, run, experiment, study=study)
-    if weights_only:
-        return look_at(opened, found, checkpoint)
-    return load(opened, found, device=device, checkpoint=checkpoint, trust=trust)
+    def _repr_html_(self) -> str:
+        rows = [(name, repr(self.logged[name]), repr(value)) for name, value in self.measured.items()]
+        return html_table(["", "logged", "measured"], rows, note="\n".join(filter(None, (repr(self), self.note))))
 
 
 def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "best", trust: bool = False) -> LoadedRun:
@@ -223,7 +198,7 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
         experiment=built.experiment,
         params=built.experiment.params(),
         metrics=saved["metrics"],
-        epoch=saved["epoch"],
+        epoch=saved["epoch"] + 1,  # the file counts from 0
         checkpoint=file,
         device=chosen,
         built=built,
@@ -242,7 +217,7 @@ def verify(store: Store, run: "Run", *, device: str = "auto") -> Verification:
     measured = loaded.measure()
     logged = {
         name: next(
-            (m.value for m in store.client.get_metric_history(run.info.run_id, name) if m.step == loaded.epoch),
+            (m.value for m in store.client.get_metric_history(run.info.run_id, name) if m.step + 1 == loaded.epoch),
             float("nan"),
         )
         for name in measured
@@ -270,12 +245,6 @@ def verify(store: Store, run: "Run", *, device: str = "auto") -> Verification:
 def _is_close(name: str, logged: float, measured: float) -> bool:
     tolerance = LOSS_TOLERANCE * abs(logged) if name.endswith("_loss") else MEASURE_TOLERANCE
     return abs(logged - measured) <= tolerance
-
-
-def as_json(verification: Verification) -> Mapping[str, Any]:
-    """The document that `reload --json` prints."""
-    names = ("run_id", "logged", "measured", "match")
-    return {name: getattr(verification, name) for name in names}
 
 
 def _holds_images(data: Data) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import FAILED, INTERRUPTED, HarnessError
 from harness.files import remove_abandoned
-from harness.reporting.screen import Screen, open_screen
+from harness.machine import is_own_process
+from harness.reporting.screen import OpenScreen, Screen, open_screen
 from harness.searching.driver import Driver
 from harness.searching.lock import check_free, holding
 from harness.searching.plan import (
@@ -31,6 +33,7 @@ from harness.searching.requests import (
     train_identity,
 )
 from harness.searching.task import Task
+from harness.tracking.runs import RunRecord, to_record
 from harness.tracking.store import Store
 from harness.tracking.studies import changes_between
 from harness.tracking.tags import CONFIRM, TRAIN_KIND
@@ -40,10 +43,11 @@ from harness.workers.local import LocalWorkers
 
 if TYPE_CHECKING:
     from harness.results.confirm import Confirmation
+    from harness.searching.outcome import SweepResult
     from harness.searching.session import SweepSession
 
 
-def sweep(options: Options) -> None:
+def sweep(options: Options, open_screen: OpenScreen = open_screen) -> "SweepResult":
     """Searches the hyperparameters of a spec. A second call continues, to `trials` trials in all."""
     check_places(options)
     lock = options.store / "locks" / f"{options.name}.lock"
@@ -61,11 +65,11 @@ def sweep(options: Options) -> None:
         try:
             say_plan(screen, plan, trials=trials, jobs=jobs)
             if options.is_dry_run:
-                from harness.searching.session import describe_study
+                from harness.searching.session import describe_study, dry_result
 
                 screen.say(describe_study(options, plan))
                 screen.say("dry run: nothing was written.")
-                return
+                return dry_result(options, plan)
             with holding(lock, f"{options.name} in {options.store}"):
                 from harness.searching.session import SweepSession
 
@@ -78,6 +82,7 @@ def sweep(options: Options) -> None:
                 session.check_outcome()
                 if options.registers:
                     _register(session, screen)
+                return session.result()
         finally:
             screen.close()
 
@@ -90,8 +95,8 @@ def _register(session: "SweepSession", screen: Screen) -> None:
         raise
 
 
-def train(options: Options) -> str:
-    """Trains one run, at the defaults or from a checkpoint; continues an interrupted one. Returns its run id."""
+def train(options: Options, open_screen: OpenScreen = open_screen) -> RunRecord:
+    """Trains one run, at the defaults or from a checkpoint; continues an interrupted one."""
     check_places(options)
     params, start = _find_start(options)
     with _workers(options) as workers:
@@ -125,10 +130,10 @@ def train(options: Options) -> str:
                 raise HarnessError(f"{task.name} {task.outcome}: {task.reason}", exit_code=FAILED)
         finally:
             screen.close()
-    return log.run_id
+    return to_record(store.client.get_run(log.run_id) if store.takes_runs else log.run)
 
 
-def confirm(options: Options, *, seeds: int = 5) -> "Confirmation":
+def confirm(options: Options, open_screen: OpenScreen = open_screen, *, seeds: int = 5) -> "Confirmation":
     """Trains the best run's values with the next `seeds` seeds, then measures each of them on the test part.
 
     What was trained or measured before is not done again: interrupted, it goes on; asked for more seeds, it
@@ -145,12 +150,19 @@ def confirm(options: Options, *, seeds: int = 5) -> "Confirmation":
     chosen = chosen_seeds(loaded, seeds)
     if missing := missing_seeds(store, best, chosen):
         values = {name: value for name, value in loaded.experiment.values().items() if name != "trials"}
-        _repeat(options, values, seeds=missing, of=best.info.run_id, identity=identity_of_run(best, loaded))
+        identity = identity_of_run(best, loaded)
+        _repeat(options, open_screen, values, seeds=missing, of=best.info.run_id, identity=identity)
     return conclude(store, best, loaded, chosen, device=options.device)
 
 
 def _repeat(
-    options: Options, values: Mapping[str, Any], *, seeds: Sequence[int], of: str, identity: Mapping[str, Any]
+    options: Options,
+    open_screen: OpenScreen,
+    values: Mapping[str, Any],
+    *,
+    seeds: Sequence[int],
+    of: str,
+    identity: Mapping[str, Any],
 ) -> None:
     """Trains the values of run `of` once with each seed; interrupted runs go on where they stopped.
 
@@ -231,25 +243,26 @@ def _ray_workers(options: Options, address: str) -> Workers:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "ray":
             raise
-        raise HarnessError("--ray needs Ray, which is not installed: pip install 'harness[ray]'") from None
+        raise HarnessError("--ray needs Ray, which is not installed: pip install 'experiment-harness[ray]'") from None
     gpus = 0.0 if options.gpus_per_trial is None and options.device == "cpu" else options.gpus_per_trial
     return RayWorkers(address, options.spec, cpus=options.cpus_per_trial, gpus=gpus)
 
 
 @contextmanager
 def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the runs at once and say how to go on; a second one does not even say that."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the runs at once and say how to go on; a second one does not even say that.
+
+    In a process that is not ours, Ctrl-C alone is heard, and the second one ends what is under way by an exception.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(signum, (lambda *_: os._exit(INTERRUPTED)) if is_own_process() else signal.default_int_handler)
         driver.stop()
 
     outbox = store.outbox
     if outbox is not None:
         outbox.check_stop = driver.check_stop
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
-    stopping = (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in stopping}
+    before = {number: signal.signal(number, stop) for number in _heard_signals()}
     try:
         yield
         if outbox is not None:
@@ -266,3 +279,12 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heard_signals() -> tuple[signal.Signals, ...]:
+    if threading.current_thread() is not threading.main_thread():
+        return ()  # Python lets no other thread hear them
+    if not is_own_process():
+        return (signal.SIGINT,)
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+    return (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class Options:
     spec: Path
     store: Path
     device: str = "auto"
-    assignments: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()  # NAME=VALUE
+    values: Mapping[str, Any] = field(default_factory=dict)  # the same from Python
     trials: int | None = None
     epochs: int | None = None
     jobs: int | None = None  # None: as many as fill the machine
@@ -92,7 +93,7 @@ def make_plan(
     settings = description.settings | (DEMO if options.is_demo else {})
     known = {**description.hyperparameters, **description.settings}
     given = {name: value for name, value in (params or {}).items() if name in known}
-    given |= description.parse(options.assignments)
+    given |= description.parse(options.assignments) | description.check(options.values)
     for name in ("epochs", "trials"):
         if (value := getattr(options, name)) is not None:
             check_setting(name, value)

@@ -8,6 +8,7 @@ from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, shown_seconds, shown_values
 from harness.searching.agreement import check_agreement, last_sweep, study_uids
+from harness.searching.outcome import SweepResult
 from harness.searching.plan import Options, Plan, identity_of
 from harness.searching.requests import build_task, open_experiment, source_tags
 from harness.searching.study import OpenTrial, Study
@@ -20,7 +21,7 @@ from harness.tracking.journal import (
     open_study,
     read_journal,
 )
-from harness.tracking.runs import best_record
+from harness.tracking.runs import RunRecord, best_record
 from harness.tracking.store import FAILED_STATUS, JOURNAL, RunLog, Store
 from harness.tracking.studies import changes_between
 from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
@@ -58,12 +59,8 @@ class SweepSession:
 
     def summarize(self) -> None:
         """The sweep's last lines: what was asked, trained and saved, and the best run."""
-        totals = {"epochs": 0.0, "reused_epochs": 0.0, "saved_seconds": 0.0}
-        for trial in self._study.trials():
-            for name in totals:
-                totals[name] += trial.user_attrs.get(name, 0)
-        asked, reused = round(totals["epochs"]), round(totals["reused_epochs"])
-        saved = f" ({shown_seconds(totals['saved_seconds'])} of training)" if reused else ""
+        asked, reused, seconds = self._totals()
+        saved = f" ({shown_seconds(seconds)} of training)" if reused else ""
         self._screen.say(f"epochs: {asked} asked, {asked - reused} trained, {reused} saved{saved}")
         best = self._study.best()
         if best is None:
@@ -71,8 +68,7 @@ class SweepSession:
             return
         objective = self._plan.fixed["objective"]
         name, value, values = _trial_name(best.number), best.value, json.loads(best.user_attrs["values"])
-        if self.store.takes_runs:  # a run of `train` may be better: the command `best` says the same
-            record = best_record(self.store, self._options.name)
+        if (record := self._best_record()) is not None:
             name, value, values = record.name, record.value, record.params
         self._screen.say(f"best: {name}  {objective} {value:.4f}  {shown_values(values, list(self._plan.searched))}")
 
@@ -87,6 +83,30 @@ class SweepSession:
         if sum(counts.values()) == len(outcomes):
             raise HarnessError(f"no trial finished: of {len(outcomes)}, {shown}; {why}.", exit_code=FAILED)
         self._screen.say(f"of {len(outcomes)} trials, {shown}; {why}.")
+
+    def result(self) -> SweepResult:
+        """What the sweep came to."""
+        asked, reused, _ = self._totals()
+        return SweepResult(
+            name=self._options.name,
+            store=self.store.folder,
+            study=self._study.number,
+            objective=self._plan.fixed["objective"],
+            trials=self._study.count,
+            epochs=asked,
+            trained_epochs=asked - reused,
+            best=self._best_record() if self._study.best() is not None else None,
+        )
+
+    def _totals(self) -> tuple[int, int, float]:
+        """Epochs that the trials asked for, those of them that were known, and the seconds that this saved."""
+        names = ("epochs", "reused_epochs", "saved_seconds")
+        asked, reused, saved = (sum(trial.user_attrs.get(name, 0) for trial in self._study.trials()) for name in names)
+        return round(asked), round(reused), saved
+
+    def _best_record(self) -> RunRecord | None:
+        """A run of `train` may be better than any trial: the command `best` says the same."""
+        return best_record(self.store, self._options.name) if self.store.takes_runs else None
 
     def register(self) -> None:
         """Makes the best run MLflow's registered model, where it is not that already."""
@@ -192,6 +212,13 @@ def describe_study(options: Options, plan: Plan) -> str:
     if changes or options.is_fresh:
         return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would stay."
     return f"The study would go on: it has {len(before.trials)} trials."
+
+
+def dry_result(options: Options, plan: Plan) -> SweepResult:
+    """What a dry run has to tell beside its sentences."""
+    return SweepResult(
+        name=options.name, store=options.store, study=0, objective=plan.fixed["objective"], trials=plan.fixed["trials"]
+    )
 
 
 def _why_anew(changes: list[str]) -> str:

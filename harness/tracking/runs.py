@@ -5,14 +5,13 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import FAILED, HarnessError, did_you_mean
 from harness.experiment import direction_of
-from harness.spec import experiment_name
+from harness.notebook import html_table, shown
 from harness.tracking.database import RunRow, find_experiment, read_run, read_runs
 from harness.tracking.database import read_histories as read_histories_of
 from harness.tracking.database import read_state as read_state_of
@@ -43,9 +42,12 @@ SYSTEM = "system/"  # MLflow's prefix for metrics of the machine
 MOST_ASKED = 200  # runs whose curves a server is asked for at once
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RunRecord:
-    """One run, as people compare runs. `value` is the value of its `objective`, None while it has none."""
+    """One run, as people compare runs. `value` is the value of its `objective`, None while it has none.
+
+    `test` holds the measures of the test part if they were asked for, and `notes` a sentence about them.
+    """
 
     run_id: str
     name: str
@@ -64,6 +66,19 @@ class RunRecord:
     ended: int = 0  # the same; 0 while it runs
     comparable: str = ""  # a digest of its code and data
     confirms: str = ""  # the id of the run that it repeats with another seed
+    test: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the best objective; the first one is 1."""
+        found = self.metrics.get("best_epoch")
+        return round(found) + 1 if found is not None and math.isfinite(found) else None
+
+    @property
+    def shown_metrics(self) -> dict[str, float]:
+        """The metrics as people and programs see them: MLflow's `best_epoch` counts from 0, everything else from 1."""
+        return self.metrics | ({} if self.best_epoch is None else {"best_epoch": float(self.best_epoch)})
 
     @property
     def date(self) -> str:
@@ -72,8 +87,21 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
-        names = ("run_id", "name", "status", "value", "params", "metrics")
-        return {name: getattr(self, name) for name in names}
+        names = ("run_id", "name", "status", "value", "params")
+        return {name: getattr(self, name) for name in names} | {"metrics": self.shown_metrics}
+
+    def __repr__(self) -> str:
+        params = ", ".join(f"{name}={shown(value)}" for name, value in self.params.items())
+        at = "" if self.best_epoch is None else f" at epoch {self.best_epoch}"
+        value = "no value yet" if self.value is None else f"{self.objective} {self.value:.4f}{at}"
+        tested = "".join(f", {name} {value:.4f}" for name, value in self.test.items())
+        return f"{self.name} ({self.run_id[:8]}) {self.status.lower()}: {value}{tested}; {params}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, value) for group in (self.params, self.shown_metrics, self.test) for name, value in group.items()
+        ]
+        return html_table(["", ""], rows, note="\n".join((repr(self).partition(";")[0], *self.notes)))
 
 
 def list_runs(
@@ -226,44 +254,33 @@ def typed_params(run: "Run") -> dict[str, Any]:
     return _typed_params(run.data.params)
 
 
-def runs(
-    spec: str | Path, *, study: str | int | None = None, store: str | Path = "mlruns", demo: bool = False
-) -> "pd.DataFrame":
-    """The runs of a spec (its path, or its name) as a DataFrame, the best first.
-
-    `study` chooses the study: None for the newest one, a number (`1` is the first), or `"all"`. Each run has one row.
-    The columns are `run_id`, `name`, `status`, `value`, one for each param and for each metric's last value, `sweep`
-    (the study's number) and `started`. If a param and a metric have the same name, such as `lr`, the metric's column is
-    `last_lr`. Raises `HarnessError` if the store has no runs of the spec.
-    """
+def records_table(records: Sequence[RunRecord]) -> "pd.DataFrame":
+    """Runs as a DataFrame, one row each: see `harness.runs`."""
     import pandas as pd
 
-    records = list_runs(Store(Path(store)), experiment_name(spec, is_demo=demo), study=study)
     params = {name for record in records for name in record.params}
     rows = [
         {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params}
-        | {f"last_{name}" if name in params else name: value for name, value in r.metrics.items()}
-        | {"sweep": r.sweep, "started": datetime.fromtimestamp(r.started / 1000)}
+        | {
+            f"last_{name}" if name in params else name: value
+            for name, value in r.shown_metrics.items()
+            if name != "objective"  # which is `value`
+        }
+        | {"kind": r.kind, "study": r.sweep, "start": datetime.fromtimestamp(r.started / 1000)}
+        | {"duration": pd.Timedelta(milliseconds=r.ended - r.started) if r.ended else pd.NaT}
         for r in records
     ]
-    return pd.DataFrame(rows)
-
-
-def history(run_id: str, *, store: str | Path = "mlruns") -> "pd.DataFrame":
-    """The metrics of a run as a DataFrame: one row for each epoch, one column for each metric.
-
-    `run_id` is a run id or a unique beginning of one. Raises `HarnessError` if there is no such run.
-    """
-    opened = Store(Path(store))
-    return read_curves(opened, find_run(opened, run_id))
+    ends = ["kind", "study", "start", "duration"]
+    table = pd.DataFrame(rows)
+    return table[[*(name for name in table.columns if name not in ends), *ends]] if rows else table
 
 
 def read_curves(store: Store, run: "Run") -> "pd.DataFrame":
-    """As `history`, for a run of an open store."""
+    """The curves of a run: one row an epoch, from 1, and one column a metric."""
     import pandas as pd
 
     columns: Mapping[str, dict[int, float]] = {
-        name: {metric.step: metric.value for metric in store.client.get_metric_history(run.info.run_id, name)}
+        name: {metric.step + 1: metric.value for metric in store.client.get_metric_history(run.info.run_id, name)}
         for name in run.data.metrics
         if is_of_epochs(name)
     }

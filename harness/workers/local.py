@@ -1,8 +1,7 @@
 """Worker processes on this machine."""
 
-import multiprocessing
+import atexit
 import os
-import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -11,12 +10,12 @@ from typing import Any
 from harness.errors import FAILED, HarnessError
 from harness.faults import KEPT, machine_fault
 from harness.machine import count_cores, find_gpus
+from harness.processes import process_context, start_process
 from harness.workers.border import Lost
 from harness.workers.messages import PreflightReport
 
 GPU_SHARE = 0.9  # the share of its free memory that trials may use
 MOST_A_GPU = 4
-PRELOADED = "harness.workers.forkserver"
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,10 @@ class LocalWorkers:
 
     def __init__(self, device: str = "auto") -> None:
         self._gpus = find_gpus() if device in ("auto", "cuda") else []
-        method = os.environ.get("HARNESS_START_METHOD") or ("forkserver" if sys.platform == "linux" else "spawn")
-        self._context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            os.environ.setdefault("OMP_NUM_THREADS", "1")  # until a worker sets its own number
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            self._context.set_forkserver_preload([PRELOADED])
+        self._context = process_context()
         self._workers: dict[int, _Local] = {}
         self._next = 0
+        atexit.register(self.kill_all)  # where the caller ends amid a search in one of its threads
 
     def fit(self, report: PreflightReport) -> int:
         """How many trials run at once: limited by the cores, and on GPUs by the memory too."""
@@ -62,8 +57,7 @@ class LocalWorkers:
         try:
             ours, theirs = self._context.Pipe()
             # Not a daemon: daemons cannot start processes, such as those of a DataLoader.
-            process = self._context.Process(target=_main, args=(theirs, gpu), daemon=False)  # type: ignore[attr-defined]
-            process.start()
+            process = start_process(self._context, _main, theirs, gpu, daemon=False)
         except (OSError, EOFError) as error:  # EOFError: the process that forks the workers has ended
             fault = machine_fault(error) or "this machine: it starts no more processes"
             raise HarnessError(f"no worker could be started. {fault}. {KEPT}", exit_code=FAILED) from None
@@ -115,6 +109,7 @@ class LocalWorkers:
             local.process.join(1)
             local.connection.close()
         self._workers.clear()
+        atexit.unregister(self.kill_all)
 
     def close(self) -> None:
         """Ends every worker after its present work."""

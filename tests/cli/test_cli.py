@@ -13,7 +13,7 @@ import torch
 from small import SPEC
 from torch import nn
 
-from harness.cli.arguments import parse_duration, parse_size
+from harness.amounts import parse_duration, parse_size
 from harness.errors import HarnessError
 from harness.experiment import Experiment
 from harness.reporting.tables import runs_table
@@ -328,7 +328,7 @@ def test_training_begins_with_the_weights_of_anyones_checkpoint(harness: Harness
     steps = [point.step for point in opened.client.get_metric_history(run_id, "val_loss")]
     assert sorted(steps) == [3, 4], "epochs 0 to 2 were trained elsewhere"
 
-    torch.save({"modelo": model.state_dict()}, tmp_path / "b.pth.tar")
+    torch.save({"losses": [0.5, 0.4]}, tmp_path / "b.pth.tar")
     wrong = harness("train", spec, "--from", "b.pth.tar", code=2)
     assert "b.pth.tar has no weights: expected one of the keys state_dict" in wrong.err
     other = nn.Linear(6, 2)

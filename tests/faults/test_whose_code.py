@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from harness.api import load_run
 from harness.errors import HarnessError
 from harness.results.kept import SavedRun
-from harness.results.reload import load_run
 
 APPENDED = "\nimport os\nos.environ['RAN'] = '1'\n"
 

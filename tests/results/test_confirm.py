@@ -13,7 +13,7 @@ from running import Finished, Zygote
 from scipy import stats
 from small import edit
 
-from harness.results.reload import load_run
+from harness.api import load_run
 from harness.tracking.looks import LOOKED, MOST_LOOKS, describe_looks, list_looks, note_look
 from harness.tracking.runs import RunRecord, find_best, list_runs
 from harness.tracking.store import Store

@@ -16,8 +16,8 @@ import pytest
 from running import Finished, Zygote, environment
 from serving import free_port, wait_for_server
 
+from harness.api import load_run
 from harness.results.registry import find_registered
-from harness.results.reload import load_run
 from harness.tracking.runs import find_best
 from harness.tracking.store import Store
 

@@ -11,7 +11,7 @@ from comparing import assert_same_checkpoints, read_store
 from small import SPEC, edit, slow
 
 Harness = Callable[..., Any]
-pytest.importorskip("s3fs", reason="needs s3fs: pip install 'harness[s3]'")
+pytest.importorskip("s3fs", reason="needs s3fs: pip install 'experiment-harness[s3]'")
 
 
 FIXED = ("--jobs", 2, "--set", "lr=0.1", "--set", "momentum=0.9")  # so that trials share epochs
@@ -154,7 +154,7 @@ def test_a_bucket_that_does_not_exist_is_said_before_anything_is_written(
 
 @pytest.mark.slow
 def test_on_ray_checkpoints_reach_the_driver(sweep: Callable[..., Any], local: Any, project: Path) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'harness[ray]'")
+    pytest.importorskip("ray", reason="needs Ray: pip install 'experiment-harness[ray]'")
     done = sweep("ray", "--ray", "local", "--paths", "s3://bucket/ray")
     assert epochs(done) == epochs(local)
     assert_equal(project / "ray", project / "local")

@@ -67,7 +67,7 @@ def test_sweep_best_runs_reload_report_and_python_agree_on_the_newest_study(run:
     assert len({r["name"] for r in listed}) == 3
     assert run("reload", "best", "small.py", "--json").json["run_id"] == best["run_id"]
     frame = harness.runs("small", store=folder / "mlruns")
-    assert len(frame) == 3 and frame.iloc[0]["run_id"] == best["run_id"] and set(frame["sweep"]) == {2}
+    assert len(frame) == 3 and frame.iloc[0]["run_id"] == best["run_id"] and set(frame["study"]) == {2}
     assert harness.load_run("best", "small", store=folder / "mlruns").run_id == best["run_id"]
 
 
@@ -79,7 +79,7 @@ def test_an_earlier_study_is_seen_by_its_number_and_all_of_them_together(run: Ru
         "train-0001", "trial-0000", "trial-0001", "trial-0002", "trial-0003"
     }  # fmt: skip
     every = harness.runs("small", study="all", store=folder / "mlruns")
-    assert len(every) == 8 and every["sweep"].value_counts().to_dict() == {1: 5, 2: 3}
+    assert len(every) == 8 and every["study"].value_counts().to_dict() == {1: 5, 2: 3}
     heading, *rows = run("runs", "small.py", "--study", "all").out.splitlines()
     assert heading.split()[:2] == ["name", "sweep"] and "started" in heading and len(rows) == 8
     assert run("runs", "small.py").out.splitlines()[-1] == "5 more runs of sweep 1: --study all"

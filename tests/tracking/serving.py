@@ -25,7 +25,7 @@ class Database:
     def __init__(self) -> None:
         if POSTGRESQL is None:
             pytest.skip("needs PostgreSQL: apt-get install postgresql")
-        pytest.importorskip("psycopg", reason="needs psycopg: pip install 'harness[postgres]'")
+        pytest.importorskip("psycopg", reason="needs psycopg: pip install 'experiment-harness[postgres]'")
         self._bin, self._port = POSTGRESQL, free_port()
         self._folder = Path(self._run("mktemp", "-d"))  # of that user's own: a server refuses folders of others
         self._run(self._bin / "initdb", "-D", self._folder / "data", "-U", "harness", "--auth=trust", "--no-sync")

@@ -186,7 +186,7 @@ def test_runs_are_a_data_frame_with_the_best_first(swept: Path) -> None:
 def test_a_history_has_a_row_for_each_epoch(swept: Path) -> None:
     best = harness.runs("small", store=swept / "mlruns").iloc[0]
     curve = harness.history(best["run_id"][:12], store=swept / "mlruns")
-    assert curve.index.name == "epoch" and list(curve.index) == list(range(8))
+    assert curve.index.name == "epoch" and list(curve.index) == list(range(1, 9))
     assert set(curve) == {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds"}
     assert curve["val_accuracy"].max() == best["value"]
     assert curve["val_accuracy"].idxmax() == best["best_epoch"]

@@ -283,11 +283,14 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(HarnessError) as caught:
         Objects("s3://bucket/x")
-    assert str(caught.value) == "--paths s3://bucket/x needs a package that is not installed: pip install 'harness[s3]'"
+    assert (
+        str(caught.value)
+        == "--paths s3://bucket/x needs a package that is not installed: pip install 'experiment-harness[s3]'"
+    )
 
 
 def test_missing_keys_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'harness[s3]'")
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'experiment-harness[s3]'")
     for name in [*KEYS, "AWS_PROFILE"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

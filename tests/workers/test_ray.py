@@ -18,7 +18,7 @@ from running import environment, wait_until
 from serving import Database, Server
 from small import SPEC, edit, slow
 
-cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: pip install 'harness[ray]'")
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: pip install 'experiment-harness[ray]'")
 
 Harness = Callable[..., Any]
 pytestmark = [
@@ -230,4 +230,4 @@ def test_without_ray_it_is_said_how_to_get_it(spec: Path) -> None:
         capture_output=True, text=True, env=environment(), cwd=spec.parent,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "harness: --ray needs Ray, which is not installed: pip install 'harness[ray]'\n"
+    assert done.stderr == "harness: --ray needs Ray, which is not installed: pip install 'experiment-harness[ray]'\n"

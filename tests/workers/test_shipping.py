@@ -140,5 +140,5 @@ def test_a_node_that_cannot_use_the_drivers_address_says_so(tmp_path: Path, monk
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     missing = unreachable(request)
     assert missing is not None and missing.kind == "place"
-    assert missing.message.endswith("needs a package that is not installed: pip install 'harness[s3]'")
+    assert missing.message.endswith("needs a package that is not installed: pip install 'experiment-harness[s3]'")
     assert unreachable(replace(request, paths=f"memory://{tmp_path}")) is None

@@ -1,0 +1,490 @@
+"""Everything that the command line does, from Python: one function a command, by the same names.
+
+`spec` is the path of a spec file, or an `Experiment` subclass that was imported from one. Options are those of the
+command line: `store` is where runs, checkpoints and epochs are kept, `device` is `auto`, `cuda`, `cpu` or `mps`,
+`data_dir` where downloaded data is kept, `demo` means the demo's runs, `study` the study that is meant: `1` is the
+first of the spec, None the newest, `"all"` every one. Epochs count from 1. What a user can mend raises
+`HarnessError`. Nothing is printed; where there is a terminal or a notebook, a bar shows how far a search has come.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from harness.amounts import parse_duration, parse_jobs, parse_place, parse_size
+from harness.errors import HarnessError, without_password
+from harness.given import PathLike, SpecLike, Study, data_in, name_if, name_of, run_id_of, spec_file, trusting
+from harness.spec import is_loading
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.given import RunLike
+    from harness.reporting.screen import OpenScreen
+    from harness.reporting.written import Report
+    from harness.results.compare import Comparison
+    from harness.results.confirm import Confirmation
+    from harness.results.kept import SavedRun
+    from harness.results.reload import LoadedRun, Verification
+    from harness.searching.outcome import SweepResult
+    from harness.searching.plan import Options
+    from harness.tracking.runs import RunRecord
+
+
+def new(file: PathLike, *, data: PathLike | None = None) -> Path:
+    """Writes a small, commented spec to start from; `data` fits it to a folder of images: classes, size.
+
+    harness.new("my_spec.py", data="photos")
+    """
+    from harness.starter import write_spec
+
+    write_spec(Path(file), None if data is None else Path(data))
+    return Path(file)
+
+
+def sweep(
+    spec: SpecLike,
+    *,
+    trials: int | None = None,
+    epochs: int | None = None,
+    timeout: str | float | None = None,
+    jobs: int | str | None = None,
+    demo: bool = False,
+    fresh: bool = False,
+    dry_run: bool = False,
+    register: bool | None = None,
+    path_budget: str | int | None = None,
+    ray: str | None = None,
+    cpus_per_trial: float | None = None,
+    gpus_per_trial: float | None = None,
+    study_storage: str | None = None,
+    paths: PathLike | None = None,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    verbose: bool = False,
+    progress: bool | None = None,
+    assignments: Sequence[str] | None = None,
+    **values: Any,
+) -> "SweepResult":
+    """Searches the hyperparameters of a spec; called again, it goes on to `trials` trials in all.
+
+        result = harness.sweep("experiments/vgg_cifar.py", trials=20, jobs=2, momentum=0.9)
+        result.best, result.runs
+
+    `values` fix hyperparameters and settings; `assignments` do so in text, `"lr=0.1"`, as `--set`. `timeout` is in
+    seconds, or written as `"30m"`; `path_budget` in bytes, or written as `"5GB"`. `verbose` prints what the command
+    line prints; `progress` forces a bar, or none. An interrupted call raises `KeyboardInterrupt`; the same call goes
+    on.
+    """
+    if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
+        raise HarnessError("--cpus-per-trial and --gpus-per-trial need --ray.")
+    from dataclasses import replace
+
+    from harness.searching import commands
+
+    options = _options(
+        spec,
+        store,
+        device=device,
+        values=values,
+        assignments=tuple(assignments or ()),
+        trials=trials,
+        epochs=epochs,
+        jobs=parse_jobs(jobs),
+        timeout_seconds=None if timeout is None else parse_duration(timeout),
+        path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+        is_demo=demo,
+        is_fresh=fresh,
+        is_dry_run=dry_run,
+        ray=ray,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+        study_storage=study_storage or os.environ.get("HARNESS_STUDY_STORAGE"),
+        paths=None if paths is None else parse_place(os.fspath(paths)),
+        registers=os.environ.get("HARNESS_REGISTER", "1") not in ("0", "false") if register is None else register,
+    )
+    with data_in(data_dir):
+        screen, messages = _screen(options, verbose, progress)
+        result = commands.sweep(options, screen)
+    return replace(result, messages=tuple(messages))
+
+
+def train(
+    spec: SpecLike,
+    *,
+    start: PathLike | None = None,
+    start_epochs: int | None = None,
+    start_without: Sequence[str] = (),
+    epochs: int | None = None,
+    demo: bool = False,
+    path_budget: str | int | None = None,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    verbose: bool = False,
+    progress: bool | None = None,
+    assignments: Sequence[str] | None = None,
+    **values: Any,
+) -> "RunRecord":
+    """Trains one run at the defaults, or what `values` say; called again after an interruption, it goes on.
+
+        run = harness.train("experiments/vgg_cifar.py", lr=0.1, epochs=5)
+        run.value, run.best_epoch, harness.history(run)
+
+    `start` is what the command line calls `--from`: a run, or a checkpoint file, to go on from. `start_epochs` says
+    how many epochs it has done (`--epoch`), `start_without` what of it is left out (`--except`).
+    """
+    from harness.searching import commands
+
+    options = _options(
+        spec,
+        store,
+        device=device,
+        values=values,
+        assignments=tuple(assignments or ()),
+        epochs=epochs,
+        start=None if start is None else os.fspath(start),
+        start_epochs=start_epochs,
+        start_without=tuple(start_without),
+        path_budget_bytes=None if path_budget is None else parse_size(path_budget),
+        is_demo=demo,
+    )
+    with data_in(data_dir):
+        return commands.train(options, _screen(options, verbose, progress)[0])
+
+
+def list_runs(
+    spec: SpecLike, *, study: Study = None, sort: str | None = None, demo: bool = False, store: PathLike = "mlruns"
+) -> "tuple[list[RunRecord], str]":
+    """The runs of a study, the best first, and a sentence on those that are left out, where there are any."""
+    from harness.tracking import runs
+    from harness.tracking.store import Store
+    from harness.tracking.studies import describe_others
+
+    opened, name = Store(Path(store)), name_of(spec, demo)
+    records = runs.list_runs(opened, name, study=study, sort=sort)
+    others = describe_others(runs.list_runs(opened, name, study="all"), records) if study is None else ""
+    return records, others
+
+
+def runs(
+    spec: SpecLike, *, study: Study = None, sort: str | None = None, demo: bool = False, store: PathLike = "mlruns"
+) -> "pd.DataFrame":
+    """The runs of a study of a spec (its path, its name or its class) as a DataFrame, the best first.
+
+        harness.runs("vgg_cifar")[["name", "value", "lr", "duration"]]
+
+    One row a run: `run_id`, `name`, `status`, `value` (that of the objective), a column for each param and each
+    metric's last value, then `kind` (`trial`, `train` or `confirm`), `study` (its number), `start` and `duration`.
+    Where a param and a metric share a name, such as `lr`, the metric is `last_lr`. `sort` orders by a metric.
+    """
+    from harness.tracking.runs import records_table
+
+    return records_table(list_runs(spec, study=study, sort=sort, demo=demo, store=store)[0])
+
+
+def best(
+    spec: SpecLike,
+    *,
+    study: Study = None,
+    test: bool = False,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+) -> "RunRecord":
+    """The best run of a study; with `test` it is measured on the test part as well, and that look is noted.
+
+    harness.best("vgg_cifar").params
+    """
+    from dataclasses import replace
+
+    from harness.tracking.runs import best_record
+    from harness.tracking.store import Store
+
+    with data_in(data_dir), trusting(store, trust):
+        opened = Store(Path(store))
+        record = best_record(opened, name_of(spec, demo), study=study)
+        if not test:
+            return record
+        from harness.results.reload import load
+        from harness.tracking.looks import describe_looks, note_look
+
+        run = opened.client.get_run(record.run_id)
+        loaded = load(opened, run, device=device)
+        _ = loaded.built.data.test  # an error where there is none: nothing was seen then
+        looks = note_look(opened, [run], by="best --test")
+        return replace(record, test=loaded.measure("test"), notes=(describe_looks(looks),))
+
+
+def history(run: "RunLike", *, store: PathLike = "mlruns") -> "pd.DataFrame":
+    """The curves of a run as a DataFrame: one row an epoch, from 1, and one column a metric.
+
+        harness.history(run.run_id).val_accuracy.plot()
+
+    `run` is a run id, the beginning of one, or what `train`, `best` and the like return.
+    """
+    from harness.tracking.runs import find_run, read_curves
+    from harness.tracking.store import Store
+
+    opened = Store(Path(store))
+    return read_curves(opened, find_run(opened, run_id_of(run)))
+
+
+@overload
+def load_run(
+    run: "RunLike", spec: SpecLike | None = None, *, study: Study = None, store: PathLike = "mlruns",
+    device: str = "auto", data_dir: PathLike | None = None, demo: bool = False, checkpoint: str = "best",
+    weights_only: Literal[False] = False, trust: bool = False,
+) -> "LoadedRun": ...  # fmt: skip
+
+
+@overload
+def load_run(
+    run: "RunLike", spec: SpecLike | None = None, *, study: Study = None, store: PathLike = "mlruns",
+    device: str = "auto", data_dir: PathLike | None = None, demo: bool = False, checkpoint: str = "best",
+    weights_only: Literal[True], trust: bool = False,
+) -> "SavedRun": ...  # fmt: skip
+
+
+def load_run(
+    run: "RunLike",
+    spec: SpecLike | None = None,
+    *,
+    study: Study = None,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    demo: bool = False,
+    checkpoint: str = "best",
+    weights_only: bool = False,
+    trust: bool = False,
+) -> "LoadedRun | SavedRun":
+    """A run rebuilt from its artifacts alone, ready to use: the spec's source travels with it.
+
+        run = harness.load_run("best", "experiments/vgg_cifar.py")
+        run.model, run.params, run.metrics, run.epoch
+
+    `run` is an MLflow run id, the beginning of one, or `"best"` with the `spec` that is meant. `checkpoint` is
+    `"best"` or `"last"`. Raises `HarnessError` where there is no such run, or its artifacts are missing or damaged.
+
+    **The code that is kept with the run is run**: trust a store as you trust a program. That of another user's store,
+    or of a tracking server, is run only with `trust`. With `weights_only` no code is run: the checkpoint alone.
+    """
+    from harness.results.kept import look_at
+    from harness.results.reload import load
+    from harness.tracking.runs import find_run
+    from harness.tracking.store import Store
+
+    with data_in(data_dir), trusting(store, trust):
+        opened = Store(Path(store))
+        found = find_run(opened, run_id_of(run), name_if(spec, demo), study=study)
+        return (
+            look_at(opened, found, checkpoint)
+            if weights_only
+            else load(opened, found, device=device, checkpoint=checkpoint)
+        )
+
+
+def reload(
+    run: "RunLike",
+    spec: SpecLike | None = None,
+    *,
+    study: Study = None,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+) -> "Verification":
+    """Rebuilds a run from its artifacts alone, measures it again, and compares that with what was logged.
+
+    harness.reload("best", "experiments/vgg_cifar.py").match
+    """
+    from harness.results.reload import verify
+    from harness.tracking.runs import find_run
+    from harness.tracking.store import Store
+
+    with data_in(data_dir), trusting(store, trust):
+        opened = Store(Path(store))
+        return verify(opened, find_run(opened, run_id_of(run), name_if(spec, demo), study=study), device=device)
+
+
+def predict(
+    run: "RunLike",
+    images: "PathLike | Sequence[PathLike] | Tensor",
+    spec: SpecLike | None = None,
+    *,
+    study: Study = None,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+) -> "pd.DataFrame":
+    """What a run's model says of images: one row each, with `image`, `class` and `probability`.
+
+        harness.predict("best", ["cat.png", "dog.png"], "experiments/vgg_cifar.py")
+
+    `images` are files, or inputs as the data holds them: for images uint8 (N, C, H, W). For regression the columns
+    are `image` and `output`. `load_run(...).predict(images)` gives all probabilities as a tensor.
+    """
+    import pandas as pd
+
+    from harness.results.reload import LoadedRun
+
+    chosen: Any = [images] if isinstance(images, str | os.PathLike) else images
+    with data_in(data_dir), trusting(store, trust):
+        loaded = (
+            run
+            if isinstance(run, LoadedRun)
+            else load_run(run, spec, study=study, store=store, device=device, demo=demo)
+        )
+        outputs = loaded.predict(chosen)
+    classes = loaded.built.data.classes
+    names = [str(image) if isinstance(image, str | os.PathLike) else i for i, image in enumerate(chosen)]
+    if classes is None:
+        return pd.DataFrame({"image": names, "output": outputs.tolist()})
+    tops = [int(output.argmax()) for output in outputs]
+    probabilities = [float(output[top]) for output, top in zip(outputs, tops, strict=True)]
+    return pd.DataFrame({"image": names, "class": [classes[top] for top in tops], "probability": probabilities})
+
+
+def compare(
+    *runs: "RunLike",
+    spec: SpecLike | None = None,
+    study: Study = None,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+) -> "Comparison":
+    """What differs between two or more runs, and whether the difference in their results is real.
+
+        harness.compare("best", "1a2b3c4d", spec="experiments/vgg_cifar.py")
+
+    The models are measured again on the same validation images: the paired bootstrap says by how much one is
+    better, McNemar's test how likely so much is by chance.
+    """
+    from harness.results import compare
+
+    with data_in(data_dir), trusting(store, trust):
+        return compare.compare(
+            [run_id_of(run) for run in runs],
+            study=study,
+            store=Path(store),
+            experiment=name_if(spec, demo),
+            device=device,
+        )
+
+
+def confirm(
+    spec: SpecLike,
+    *,
+    seeds: int = 5,
+    jobs: int | str | None = None,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+    verbose: bool = False,
+    progress: bool | None = None,
+) -> "Confirmation":
+    """Trains the best run's values again with other seeds, and only then looks at the test part, once.
+
+    harness.confirm("experiments/vgg_cifar.py", seeds=5).spreads["val_accuracy"].mean
+    """
+    from harness.searching import commands
+
+    options = _options(spec, store, device=device, jobs=parse_jobs(jobs), is_demo=demo)
+    with data_in(data_dir), trusting(store, trust):
+        return commands.confirm(options, _screen(options, verbose, progress)[0], seeds=seeds)
+
+
+def report(
+    spec: SpecLike,
+    *,
+    study: Study = None,
+    output: PathLike | None = None,
+    demo: bool = False,
+    store: PathLike = "mlruns",
+    device: str = "auto",
+    data_dir: PathLike | None = None,
+    trust: bool = False,
+) -> "Report":
+    """Draws the runs of a study and the best model's mistakes: one HTML file, and its pictures as PNG files.
+
+    harness.report("experiments/vgg_cifar.py").page
+    """
+    from harness.reporting.report import write_report
+    from harness.reporting.written import Report
+    from harness.tracking.store import Store
+    from harness.tracking.ui import ADDRESS
+    from harness.tracking.view import links
+
+    name = name_of(spec, demo)
+    with data_in(data_dir), trusting(store, trust):
+        page, pictures = write_report(
+            name, study=study, store=Path(store), output=None if output is None else Path(output), device=device
+        )
+        opened = Store(Path(store))
+    address = ADDRESS if opened.is_local else without_password(opened.uri)
+    compare_url = links(opened, address, name, study=study)["compare"]
+    return Report(page=page, pictures=tuple(pictures), compare_url=compare_url, needs_ui=opened.is_local)
+
+
+def serve_report(
+    spec: SpecLike,
+    *,
+    study: Study = None,
+    demo: bool = False,
+    port: int = 5001,
+    store: PathLike = "mlruns",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves the report on this machine while a sweep runs, until it is interrupted; says where."""
+    from harness.reporting.serving import serve
+
+    serve(Path(store), name_of(spec, demo), study=study, port=port, say=say)
+
+
+def ui(
+    spec: SpecLike | None = None,
+    *,
+    study: Study = None,
+    demo: bool = False,
+    port: int = 5000,
+    store: PathLike = "mlruns",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Shows the runs in MLflow's own pages, until it is interrupted; says where."""
+    from harness.tracking.ui import show
+
+    show(Path(store), name_if(spec, demo), study=None if study is None else str(study), port=port, say=say)
+
+
+def _options(spec: SpecLike, store: PathLike, **options: Any) -> "Options":
+    file = spec_file(spec)
+    if is_loading():
+        raise HarnessError(
+            f"{file} starts a search or a training while it is loaded as a spec. "
+            'Put the call under `if __name__ == "__main__":`, or in a file of its own.'
+        )
+    from harness.searching.plan import Options
+
+    return Options(spec=file, store=Path(store), **options)
+
+
+def _screen(options: "Options", verbose: bool, progress: bool | None) -> "tuple[OpenScreen, list[str]]":
+    """What a person sees, and the sentences that are kept for the caller."""
+    from harness.reporting.progress import OpenQuiet
+    from harness.reporting.screen import open_screen
+
+    quiet = OpenQuiet(options.name, shows_bar=progress)
+    return (open_screen if verbose else quiet), quiet.messages
