@@ -95,7 +95,7 @@ def test_a_wrong_spec_gets_one_sentence_and_leaves_nothing(harness: Harness, tmp
         (["sweep", "small.py", "--cpus-per-trial", "2"], "--cpus-per-trial and --gpus-per-trial need --ray."),
         (["train", "smal.py"], "smal.py does not exist. Did you mean 'small.py'?"),
         (["train", "README.md"], "README.md is not a spec: a spec is a Python file"),
-        (["sweep", "small.py", "--jobs", "none"], "--jobs none: give a whole number of at least 1, or auto."),
+        (["sweep", "small.py", "--jobs", "none"], "--jobs none: give a whole number from 1 to 999999, or auto."),
         (["sweep", "small.py", "--timeout", "soon"], "--timeout soon: write it as 45s, 30m or 1h30m."),
         (["sweep", "small.py", "--path-budget", "much"], "--path-budget much: write it as 500MB or 5GB."),
         (["sweep", "small.py", "--trials", "0"], "Invalid value for '--trials'"),

@@ -13,8 +13,9 @@ from small import edit
 from harness.api import load_run
 from harness.data import Arrays
 from harness.errors import HarnessError
-from harness.reporting.comparison import as_json, verdict
+from harness.reporting.comparison import as_json
 from harness.results.compare import compare, compare_pair
+from harness.results.sentences import verdict
 from harness.results.statistics import mcnemar, paired_bootstrap
 from harness.tracking.runs import list_runs
 from harness.tracking.store import Store
