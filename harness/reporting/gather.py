@@ -1,5 +1,6 @@
 """What a report is drawn from: the runs of a study, the distinct ways they went, and what the study knows of them."""
 
+import ast
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -162,12 +163,18 @@ def _varied(records: Sequence[RunRecord], journal: Any) -> list[str]:
 
 
 def _ranges(journal: Any) -> dict[str, Range]:
-    """The ranges of the search space whose values have an order."""
+    """The ranges of the search space whose values have an order, as the study's identity describes them."""
+    identity = json.loads(journal.user_attrs.get("identity", "{}")) if journal is not None else {}
     ranges = {}
-    for name, found in (journal.trials[0].distributions if journal is not None and journal.trials else {}).items():
-        values = getattr(found, "choices", None) or (found.low, found.high)
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            ranges[name] = Range(low=min(values), high=max(values))
+    for name, text in identity.get("search space", {}).items():
+        try:
+            call = ast.parse(text, mode="eval").body
+            found = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
+        except (ValueError, SyntaxError):  # options that are objects
+            continue
+        ends = found.get("options") or [found[end] for end in ("low", "high") if end in found]
+        if ends and all(isinstance(value, int | float) and not isinstance(value, bool) for value in ends):
+            ranges[name] = Range(low=min(ends), high=max(ends))
     return ranges
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-RESAMPLES = 40
-MOST = 300  # results in one estimate: more of them cost time and change little
+RESAMPLES = 24
+MOST = 200  # results in one estimate: more of them cost time and change little
 TAIL = 0.1  # of the resamples, left out at each end
 
 

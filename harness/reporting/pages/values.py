@@ -67,9 +67,14 @@ def find_edges(ranked: Sequence[RunRecord], ranges: Mapping[str, Range]) -> list
             continue
         value = ranked[0].params.get(name)
         share = sum(record.params.get(name) == value for record in top) / len(top)
-        if value in (found.low, found.high):
-            edges.append(Edge(name=name, value=value, range=found, is_upper=value == found.high, share=share))
+        if _is_same(value, found.low) or _is_same(value, found.high):
+            edges.append(Edge(name=name, value=value, range=found, is_upper=_is_same(value, found.high), share=share))
     return edges
+
+
+def _is_same(value: Any, end: Any) -> bool:
+    """Whether a value is an end of a range, but for rounding."""
+    return isinstance(value, int | float) and math.isclose(value, end, rel_tol=1e-4)
 
 
 @in_style
