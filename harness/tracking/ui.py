@@ -90,7 +90,7 @@ def show(
         pages = links(store, server.address, experiment, study=study)
         server.wait_until_ready()
         say(_listed(pages))
-        say("Ctrl-C stops it.")
+        say("MLflow's assistant opens on a first visit and covers part of a page: close it once. Ctrl-C stops it.")
         server.wait()
 
 

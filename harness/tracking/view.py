@@ -49,12 +49,12 @@ def build_view(
     outcome = [name for name in (f"best_{objective}", "reused_epochs") if name in metrics]
     curves = [name for name in (objective, "val_loss", "train_loss", "lr") if name in metrics]
     more = [name for name in metrics if name.startswith(("train_", "val_")) and name not in curves]
-    section = _uuid(uid, "section")
+    wide, section = _uuid(uid, "wide"), _uuid(uid, "section")
     charts: list[dict[str, Any]] = [
         {
             "type": "PARALLEL",
             "uuid": _uuid(uid, "parallel"),
-            "metricSectionId": section,
+            "metricSectionId": wide,
             "displayName": f"Hyperparameters and {objective}",
             "selectedParams": list(params),
             "selectedMetrics": ["objective"],
@@ -76,9 +76,21 @@ def build_view(
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": section, "name": "Training", "display": True, "isReordered": False, "isGenerated": False},
+            _section(wide, "Hyperparameters", columns=1),  # axes need the whole width
+            _section(section, "Training", columns=3),
         ],
         "isAccordionReordered": True,  # our charts stay on top
+    }
+
+
+def _section(uid: str, name: str, *, columns: int) -> dict[str, Any]:
+    return {
+        "uuid": uid,
+        "name": name,
+        "columns": columns,
+        "display": True,
+        "isReordered": False,
+        "isGenerated": False,
     }
 
 

@@ -3,6 +3,7 @@
 (() => {
   const MOST_LINES = 60; // learning curves at once
   const FIRST = 5; // of them that are told apart by colour
+  const REST = 120; // milliseconds
   const OPEN = 15; // rows of the table that are open at first
   const SERIES = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"];
   const find = (id) => document.getElementById(id);
@@ -126,11 +127,12 @@
     chosen = brushes.size
       ? new Set(active.map((index) => placed.getRawDataItem(index).run))
       : new Set(data.runs.keys());
-    filterTable();
-    later(drawCurves);
+    later(filterTable);
+    clearTimeout(resting);
+    resting = setTimeout(drawCurves, REST); // the curves of a thousand runs follow when the pointer rests
   }
 
-  let waiting = 0;
+  let waiting = 0, resting = 0;
   function later(draw) { // once a frame, however fast the pointer moves
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(draw);
@@ -271,7 +273,8 @@
       more.textContent = unfolded ? `show the first ${OPEN}` : `show all ${rows.size}`;
     }
     const values = [...chosen].map((number) => data.runs[number].value).filter((value) => value !== null);
-    const range = values.length ? `, ${data.objective} ${values.reduce((a, b) => (+a < +b ? a : b))} to ${values.reduce((a, b) => (+a > +b ? a : b))}` : "";
+    const end = (isBetter) => values.reduce((one, two) => (isBetter(+one, +two) ? one : two));
+    const range = values.length ? `, ${data.objective} ${end((a, b) => a < b)} to ${end((a, b) => a > b)}` : "";
     if (find("count")) find("count").textContent = brushes.size ? `${chosen.size} of ${data.runs.length} runs chosen${range}` : `${data.runs.length} runs${range}`;
     if (find("reset")) find("reset").hidden = !brushes.size;
   }
