@@ -12,7 +12,7 @@ from harness.faults import KEPT, machine_fault
 from harness.machine import count_cores, find_gpus
 from harness.processes import process_context, start_process
 from harness.workers.border import Lost
-from harness.workers.messages import PreflightReport
+from harness.workers.messages import Failed, PreflightReport
 
 GPU_SHARE = 0.9  # the share of its free memory that trials may use
 MOST_A_GPU = 4
@@ -127,6 +127,11 @@ def _main(connection: Connection, gpu: str | None) -> None:
     """Runs in the worker, where torch is loaded. It sees one GPU of several."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    from harness.workers.worker import main
-
+    try:
+        from harness.workers.worker import main
+    except Exception as error:  # of torch, where memory is limited or its installation is broken
+        reason = str(error).strip().partition("\n")[0]
+        message = f"a worker could not load torch ({type(error).__name__}: {reason}); is there enough memory?"
+        connection.send(Failed(kind="machine", message=message))
+        return
     main(connection)

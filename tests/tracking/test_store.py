@@ -301,8 +301,13 @@ def test_a_tracking_server_that_keeps_the_artifacts(spec: Path, tmp_path: Path, 
         assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
         shutil.rmtree(tmp_path / "mlruns")
+        reload = ("reload", "best", "small", "--json")
+        assert harness(*reload, MLFLOW_TRACKING_URI=uri).json["match"], "its code is the one that stands here"
         spec.unlink()
-        reloaded = harness("reload", "best", "small", "--json", MLFLOW_TRACKING_URI=uri).json
+        login = uri.replace("http://", "http://me:secret@")
+        refused = harness(*reload, MLFLOW_TRACKING_URI=login, code=1)
+        assert "--trust" in refused.err and "secret" not in refused.err + refused.out
+        reloaded = harness(*reload, "--trust", MLFLOW_TRACKING_URI=uri).json
         assert reloaded["match"] is True and reloaded["measured"]["val_accuracy"] > 0.5
         listed = harness("runs", "small", "--json", MLFLOW_TRACKING_URI=uri).json
         assert [run["status"] for run in listed] == ["FINISHED"] * 2
