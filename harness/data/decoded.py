@@ -21,7 +21,7 @@ from harness.data.storage import data_dir, locked, publish
 from harness.errors import FAILED, HarnessError
 
 Sums = npt.NDArray[np.float64]
-CHUNK = 256  # images whose sums are taken together
+CHUNK = 16  # images whose sums are taken together: what fits into a cache of a core
 
 
 @dataclass(frozen=True, kw_only=True)
