@@ -119,7 +119,6 @@ def finished(
 
     In this order: a part enlarged, flip, colours, the user's functions, normalisation, cutout.
     """
-    is_bytes = images.dtype == torch.uint8
     if draws.boxes is not None:
         images = enlarged(images, draws.boxes)
     if draws.flips is not None:
@@ -128,8 +127,7 @@ def finished(
         images = tinted(images, draws.tints)
     for function in augment:
         if callable(function):
-            given = images.round().to(torch.uint8) if is_bytes and images.dtype != torch.uint8 else images
-            images = _by_user(function, given.permute(0, 3, 1, 2))
+            images = _by_user(function, images.permute(0, 3, 1, 2))
     values = normalised_images(images, mean, std)
     if draws.cuts is not None:  # after the normalisation: the cut square has the mean, as in the paper
         cut_out(values, draws.cuts)

@@ -39,10 +39,13 @@ def batches(data: Data, *, epoch: int = 0, device: str = "cpu", **more: Any) -> 
 
 def test_a_random_part_is_enlarged_as_torchvision_does() -> None:
     boxes = draw_boxes(20, 24, 20, generator_for(0, 0, torch.device("cpu")))
-    found = enlarged(IMAGES.permute(0, 2, 3, 1).contiguous(), boxes).permute(0, 3, 1, 2)
-    for image, made, box in zip(IMAGES, found, boxes.T.tolist(), strict=True):
+    images = IMAGES.permute(0, 2, 3, 1).contiguous()
+    found = [enlarged(images, boxes), enlarged(images.float(), boxes)]  # two ways: bytes on a CPU, and all else
+    for image, *made, box in zip(IMAGES, *found, boxes.T.tolist(), strict=True):
         exact = functional.resized_crop(image.double(), *box, size=[24, 20], antialias=False)
-        assert torch.allclose(made.double(), exact, atol=1e-3)
+        assert [values.dtype for values in made] == [torch.uint8, torch.float32]
+        for values, most in zip(made, (1.0, 1e-3), strict=True):
+            assert torch.allclose(values.permute(2, 0, 1).double(), exact, atol=most)
 
 
 def test_random_parts_have_the_published_sizes_and_lie_within_the_image() -> None:
