@@ -1,1 +1,1 @@
-"""What people read: tables, the live view."""
+"""What people see: tables, the live view, the report."""

@@ -1,4 +1,4 @@
-"""The sweeps of a spec against each other, from what the store knows of them."""
+"""Compares the sweeps of a spec, with the data in the store."""
 
 import itertools
 

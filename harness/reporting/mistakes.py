@@ -1,4 +1,4 @@
-"""What the best model gets wrong, from its artifacts: the part of a report that needs the model rebuilt."""
+"""The mistakes of the best model: the part of a report for which the model is rebuilt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from harness.tracking.store import Store
 
 
 def load_best(store: Store, facts: Facts, device: str) -> LoadedRun | str | None:
-    """The best run's model, or why it cannot be had."""
+    """The best run's model, or the reason why it cannot be loaded."""
     if facts.best_run is None or facts.best is None:
         return None
     try:
@@ -55,7 +55,7 @@ def against_second(store: Store, facts: Facts, device: str) -> str:
 
 
 def model_sections(facts: Facts, loaded: LoadedRun | str | None) -> list[Section]:
-    title, link = "What the best model gets wrong", "Mistakes"
+    title, link = "Mistakes of the best model", "Mistakes"
     if facts.best is None or loaded is None:
         return [Section(title=title, link=link, missing="No run has finished yet.")]
     if isinstance(loaded, str):

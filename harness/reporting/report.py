@@ -1,4 +1,4 @@
-"""The report of a study: what the store knows of its runs and what the best model gets wrong, as one page."""
+"""Writes the report of a study as one page: its runs, and the mistakes of the best model."""
 
 import re
 from collections.abc import Mapping, Sequence

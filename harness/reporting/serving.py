@@ -1,4 +1,4 @@
-"""The report while a sweep runs: the same page, served on this machine and made again as epochs arrive."""
+"""The live report: the same page, served on this machine, and updated while a sweep runs."""
 
 import html
 import threading
@@ -15,9 +15,9 @@ from harness.tracking.runs import read_state
 from harness.tracking.store import Store
 from harness.tracking.ui import HOST, free_port
 
-REST = 8  # times as long as making a page took, before it is made again: the cores are for the training
+REST = 8  # the pause between two pages is so many times the time that a page took
 WAITING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>{name}</title>
-<p>{reason}</p><p>This page looks again every two seconds.</p>"""
+<p>{reason}</p><p>This page is updated every two seconds.</p>"""
 
 
 class LivePage:

@@ -15,7 +15,7 @@ from harness.tracking.store import Store
 SECTIONS = (
     "All runs", "Importance of the hyperparameters", "What the values did", "Is it overfitting?",
     "What lowering the learning rate gained", "Optimisation history", "The tree of epochs",
-    "What the best model gets wrong", "Classes it mixes up", "The images it is most wrong about", "Calibration",
+    "Mistakes of the best model", "Classes it mixes up", "The images it is most wrong about", "Calibration",
 )  # fmt: skip
 PICTURES = {
     "learning-curves", "parallel-coordinates", "slices", "contour", "gap", "optimisation-history", "tree-of-epochs",

@@ -82,8 +82,8 @@ def test_the_best_trial_is_the_first_of_equal_ones_in_either_direction() -> None
     trials = [
         record(name, value=value, lr=0.1 + value) for name, value in zip("abcd", (0.2, 0.9, 0.9, 0.1), strict=True)
     ]
-    assert "the best, b, is" in draw_parallel(trials, ["lr"], "val_accuracy", maximize=True).caption
-    assert "the best, d, is" in draw_parallel(trials, ["lr"], "val_loss", maximize=False).caption
+    assert "orange: b." in draw_parallel(trials, ["lr"], "val_accuracy", maximize=True).caption
+    assert "orange: d." in draw_parallel(trials, ["lr"], "val_loss", maximize=False).caption
     assert "Trial 1 reached it; 2 trials since then" in draw_history(trials, "val_accuracy", maximize=True).caption
 
 

@@ -1,1 +1,1 @@
-"""The report of a study: one page that stands alone, and its pictures as files."""
+"""The report of a study: one page that works without other files, and its pictures."""

@@ -1,4 +1,4 @@
-"""How pictures are drawn: one look, as SVG that follows the page's light or dark colours, and as PNG for papers."""
+"""The style of all pictures. They are SVG in the page's light or dark colours, and PNG for papers."""
 
 import functools
 import html
@@ -52,9 +52,9 @@ Drawing = ParamSpec("Drawing")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A drawn figure. `name` is that of its file, `caption` what a reader sees in it, in a sentence or two.
+    """A figure. `name` is the name of its file; `caption` says in a sentence or two what it shows.
 
-    `hints` are shown where the pointer rests: texts by the id (`set_gid`) of a part of the figure.
+    `hints` are texts that appear under the pointer, by the id (`set_gid`) of a part of the figure.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Picture:
         drawn = drawn[drawn.index("<svg") :]
         for colour, variable in VARIABLES.items():
             drawn = drawn.replace(colour, variable)
-        # Several pictures share a page: their ids must not meet.
+        # Several pictures are on one page: their ids must differ.
         drawn = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", drawn)
         drawn = re.sub(r'<svg ([^>]*?)height="[\d.]+pt" ?([^>]*?)width="([\d.]+)pt"', r"<svg \1\2", drawn, count=1)
         drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
@@ -93,7 +93,7 @@ class Picture:
 
 
 def in_style(draw: Callable[Drawing, Picture]) -> Callable[Drawing, Picture]:
-    """Draws in this look, whatever the caller's own matplotlib is set to."""
+    """Draws in this style, independent of the caller's settings of matplotlib."""
 
     @functools.wraps(draw)
     def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Picture:
@@ -104,7 +104,7 @@ def in_style(draw: Callable[Drawing, Picture]) -> Callable[Drawing, Picture]:
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure of so many inches and its axes. Not pyplot's: it belongs to nobody else."""
+    """A figure of this size in inches, and its axes. It is not registered with pyplot."""
     drawn = Figure(figsize=(width, height), layout="constrained")
     return drawn, drawn.subplots(rows, columns, **options)
 
@@ -120,7 +120,7 @@ def number_epochs(axes: Any, last: int) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as people write it: few digits, no noise.
+    """A value with few digits.
 
     >>> shown(0.017782794), shown(3), shown("adam")
     ('0.0178', '3', 'adam')

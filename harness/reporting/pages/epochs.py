@@ -1,4 +1,4 @@
-"""The tree of epochs: which runs are one path until their learning rates differ, and what that saved."""
+"""Draws the tree of epochs: which runs share a path until their learning rates differ, and what that saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MOST_NAMES = 4  # runs named at the end of a path
 
 @dataclass(kw_only=True, eq=False)
 class Branch:
-    """Epochs in a row that the same runs went through. `start` is the first of them, from 0."""
+    """Consecutive epochs that the same runs share. `start` is the first of them, from 0."""
 
     start: int
     rates: list[float]
@@ -29,18 +29,18 @@ class Branch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trees:
-    """The paths of some runs, a tree for each recipe, those that share most first."""
+    """The paths of some runs: a tree for each recipe, the tree with most sharing first."""
 
     roots: list[Branch]
 
     @property
     def asked(self) -> int:
-        """Epochs that the runs are made of."""
+        """The number of epochs of all runs."""
         return sum(len(branch.rates) * len(branch.runs) for branch in self._branches())
 
     @property
     def different(self) -> int:
-        """Epochs among them that differ: the others did not have to be trained."""
+        """The number of different epochs: the others did not have to be trained."""
         return sum(len(branch.rates) for branch in self._branches())
 
     def _branches(self) -> Iterator[Branch]:
@@ -52,7 +52,7 @@ class Trees:
 
 
 def build_trees(paths: Sequence[tuple[RunRecord, Sequence[float]]]) -> Trees:
-    """The trees of runs, each given with the learning rate of every epoch."""
+    """The trees of runs. Each run is given with the learning rate of every epoch."""
     by_recipe: dict[str, list[tuple[RunRecord, Sequence[float]]]] = {}
     for record, rates in paths:
         if rates:
@@ -64,7 +64,7 @@ def build_trees(paths: Sequence[tuple[RunRecord, Sequence[float]]]) -> Trees:
 def _grow(
     members: Sequence[tuple[RunRecord, Sequence[float]]], start: int, changes: int = 0, before: float | None = None
 ) -> list[Branch]:
-    """The branches that leave from epoch `start`: members that go on with one learning rate share one."""
+    """The branches that begin at epoch `start`: runs with the same next learning rate share one."""
     groups: dict[float, list[tuple[RunRecord, Sequence[float]]]] = {}
     for record, rates in members:
         if len(rates) > start:
@@ -88,7 +88,7 @@ def _saved(branch: Branch) -> int:
 
 
 def _leaves(branch: Branch) -> int:
-    """Lanes that a branch takes, with those that leave from it."""
+    """The number of lanes of a branch, with those of its children."""
     if not branch.children:
         return 1
     return bool(_ends_at(branch)) + sum(_leaves(child) for child in branch.children)
@@ -102,7 +102,7 @@ def _ends_at(branch: Branch) -> list[RunRecord]:
 
 @in_style
 def draw_trees(trees: Trees, told_apart: Mapping[str, Sequence[str]]) -> Picture:
-    """Each line is a stretch of epochs, as thick as the runs that share it; it forks where learning rates differ.
+    """Each line is a series of epochs. The more runs share it, the thicker it is. It forks where learning rates differ.
 
     `told_apart` are the values that distinguish each recipe, in words.
     """
@@ -136,9 +136,9 @@ def draw_trees(trees: Trees, told_apart: Mapping[str, Sequence[str]]) -> Picture
         name="tree-of-epochs",
         title="The tree of epochs",
         caption=f"{trees.asked:,} epochs in all runs, of which {trees.different:,} differ: {saved:,} did not have to "
-        "be trained. Each line is a stretch of epochs, the thicker the more runs share it; it forks where their "
-        "learning rates part, and takes another colour each time that the learning rate has changed. At the ends stand "
-        "the trials and what they reached." + more,
+        "be trained. Each line is a series of epochs. The more runs share it, the thicker it is. It forks where their "
+        "learning rates differ, and its colour changes where the learning rate changes. At the ends are the trials "
+        "and their values." + more,
         figure=drawn,
         hints=hints,
     )

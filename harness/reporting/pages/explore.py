@@ -1,4 +1,4 @@
-"""The part of the page that answers to the pointer: what its script gets, and the table of results that it sorts."""
+"""The interactive part of the page: the data for its script, and the table of results."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def _row(shown_runs: Explored, place: int, ways: Sequence[Way], ends: tuple[floa
     share = 1.0 if record.value is None or high == low else (record.value - low) / (high - low)
     bar = f'<span class="bar" style="--share:{0.06 + 0.94 * share:.3f}"></span>'
     interval = trust.interval(record.value)
-    close = ' <span class="close" title="cannot be told from the best one on so many images">≈ best</span>'
+    close = ' <span class="close" title="not significantly worse than the best one">≈ best</span>'
     copies = (
         f' <span class="copies" title="{_escaped(", ".join(record.name for record in others))}">'
         f"\u00d7{len(others) + 1}</span>"

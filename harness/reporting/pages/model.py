@@ -1,4 +1,4 @@
-"""Pictures of what one model gets wrong: confusion, the worst images, calibration; for regression, the residuals."""
+"""Pictures of a model's mistakes: confusion, the worst images, calibration; for regression, the residuals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ MOST_NAMED = 40  # classes whose names stand beside it
 SHARES = LinearSegmentedColormap.from_list("shares", [(*to_rgb(BLUE), 0.0), (*to_rgb(BLUE), 1.0)])  # over any paper
 BINS = 15  # Guo et al., 2017
 COLUMNS, ROWS = 6, 2  # of images
-FEW_IMAGES = 10  # in a bin of confidence: its share of right ones says little
+FEW_IMAGES = 10  # with fewer images in a bin, its accuracy says little
 MOST_MIXED = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
-    """What a classifier said of N images, and what they are."""
+    """The predictions of a classifier for N images, and the true classes."""
 
     probabilities: NDArray[np.float64]  # (N, K)
     targets: NDArray[np.int64]  # (N,)
@@ -62,7 +62,7 @@ class Answers:
         return counts
 
     def mixed_up(self) -> list[tuple[str, str, int, int]]:
-        """The commonest mistakes: true class, said class, how often, of how many."""
+        """The most frequent mistakes: true class, predicted class, how often, of how many."""
         wrong = self.confusion - np.diag(np.diag(self.confusion))
         places = np.argsort(-wrong, axis=None, kind="stable")[:MOST_MIXED]
         pairs = [(int(place) // len(self.classes), int(place) % len(self.classes)) for place in places]
@@ -70,7 +70,7 @@ class Answers:
         return [(self.classes[i], self.classes[j], int(wrong[i, j]), int(totals[i])) for i, j in pairs if wrong[i, j]]
 
     def most_wrong(self) -> list[int]:
-        """Places of wrong images, the one whose true class was thought least likely first."""
+        """The places of wrong images, the one with the least probability of its true class first."""
         own = self.probabilities[np.arange(len(self.targets)), self.targets]
         order = np.argsort(own, kind="stable")
         return [int(place) for place in order if self.predicted[place] != self.targets[place]][: COLUMNS * ROWS]
@@ -121,7 +121,7 @@ def draw_confusion(answers: Answers) -> Picture:
     return Picture(
         name="confusion-matrix",
         title="Confusion matrix",
-        caption=f"A row is a true class, a column what the model said; colours are shares of the row. The diagonal "
+        caption=f"A row is a true class, a column a predicted class; colours are shares of the row. The diagonal "
         f"is the recall, from {own[worst]:.0%} for {classes[worst]} to {own[finest]:.0%} for {classes[finest]}.",
         figure=drawn,
     )
@@ -129,7 +129,7 @@ def draw_confusion(answers: Answers) -> Picture:
 
 @in_style
 def draw_calibration(answers: Answers) -> Picture:
-    """How often the model is right when it says how sure it is (a reliability diagram)."""
+    """Accuracy against confidence (a reliability diagram)."""
     rows, error = answers.calibration()
     drawn, (panel, below) = figure(4.6, 4.6, 2, 1, height_ratios=(3, 1), sharex=True)
     panel.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
@@ -143,7 +143,7 @@ def draw_calibration(answers: Answers) -> Picture:
     if few:
         label = f"fewer than {FEW_IMAGES} images"
         panel.plot([x for x, _ in few], [y for _, y in few], "o", mfc="none", mec=MUTED, markersize=5, label=label)
-    panel.set_ylabel("share that is right")
+    panel.set_ylabel("accuracy")
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1)
     panel.legend(loc="upper left")
@@ -151,14 +151,12 @@ def draw_calibration(answers: Answers) -> Picture:
     below.set_ylabel("images")
     below.set_xlabel("confidence")
     gap = float(answers.confidence.mean()) - answers.accuracy
-    verdict = (
-        "too sure of itself" if gap > 0.02 else "not sure enough" if gap < -0.02 else "about as sure as it is right"
-    )
+    verdict = "overconfident" if gap > 0.02 else "underconfident" if gap < -0.02 else "well calibrated"
     return Picture(
         name="calibration",
         title="Calibration",
         caption=f"Expected calibration error {error:.3f} ({BINS} bins; Guo et al., 2017): on average the model is "
-        f"{answers.confidence.mean():.0%} sure and {answers.accuracy:.0%} right, {verdict}.",
+        f"{answers.confidence.mean():.0%} confident and {answers.accuracy:.0%} right: it is {verdict}.",
         figure=drawn,
     )
 
@@ -181,15 +179,14 @@ def draw_wrong(answers: Answers, places: Sequence[int], images: Sequence[NDArray
     return Picture(
         name="most-wrong-images",
         title="The images it is most wrong about",
-        caption="Those whose true class it thought least likely. Mistakes that a person would make, and labels that "
-        "are themselves wrong, gather here.",
+        caption="The images whose true class got the least probability. Often these are hard images or wrong labels.",
         figure=drawn,
     )
 
 
 @in_style
 def draw_residuals(outputs: NDArray[np.float64], targets: NDArray[np.float64]) -> Picture:
-    """A regression's predictions against the truth, and how far they are off; both (N, D)."""
+    """A regression's predictions against the true values, and the residuals; both (N, D)."""
     outputs, targets = outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)
     drawn, (panel, beside) = figure(9, 3.8, 1, 2)
     residuals = outputs - targets
@@ -214,7 +211,7 @@ def draw_residuals(outputs: NDArray[np.float64], targets: NDArray[np.float64]) -
 
 
 def mistakes_in_words(answers: Answers) -> str:
-    """One sentence about the commonest confusion.
+    """A sentence about the most frequent mistake.
 
     >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8]])
     >>> mistakes_in_words(Answers(probabilities=probabilities, targets=np.array([0, 1, 1]), classes=("cat", "dog")))

@@ -1,4 +1,4 @@
-"""The page itself: sections of tables and pictures in one HTML file that needs no network."""
+"""Builds the page: sections with tables and pictures, in one HTML file that works without a network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ runs</button></p>
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Section:
-    """A part of the page. `missing` says why there is nothing to see, and what would bring it.
+    """A part of the page. `missing` says why it is empty, and what to do.
 
     `plain` are pictures for paper, and for a browser without scripts; the page shows charts in their place.
     """
@@ -34,9 +34,9 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """What a page is made of. `top` is the HTML of its first screen, `data` what its script gets, as JSON.
+    """The content of a page. `top` is the HTML of its first screen, `data` the JSON for its script.
 
-    `live` is None for a file; for a page that is served, what tells its state from another one.
+    `live` is None for a file. For a served page it is a mark of its state.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Page:
         return [picture for section in self.sections for picture in (*section.plain, *section.pictures)]
 
 
-REFRESH_SECONDS = 2.0  # between two looks of a live page
+REFRESH_SECONDS = 2.0  # between two updates of a live page
 
 
 def build_page(page: Page) -> str:

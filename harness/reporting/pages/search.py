@@ -1,4 +1,4 @@
-"""Pictures of a search: parallel coordinates, and how it went on."""
+"""Pictures of a search: parallel coordinates, and the objective over the trials."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ MOST_LINES = 150  # that are lines in the page's picture; more of them become on
 
 @in_style
 def draw_parallel(trials: Sequence[RunRecord], names: Sequence[str], objective: str, *, maximize: bool) -> Picture:
-    """Parallel coordinates: a line a trial, through its hyperparameters to its objective."""
+    """Parallel coordinates: one line for each trial, through its hyperparameters to its objective."""
     sign = 1 if maximize else -1
     ended = sorted((t for t in reversed(trials) if t.value is not None), key=lambda t: sign * (t.value or 0.0))
     drawn, panel = figure(11, 3.8)
@@ -57,8 +57,8 @@ def draw_parallel(trials: Sequence[RunRecord], names: Sequence[str], objective: 
     return Picture(
         name="parallel-coordinates",
         title="Parallel coordinates",
-        caption=f"Each line is one of {len(ended)} finished trials, the darker and bluer the better; the best, "
-        f"{ended[-1].name}, is the thick orange one.",
+        caption=f"Each line is one of {len(ended)} finished trials. Darker blue is better. The best one is thick and "
+        f"orange: {ended[-1].name}.",
         figure=drawn,
         hints=hints,
     )
@@ -84,7 +84,7 @@ def _draw_axes(panel: Any, names: Sequence[str], scales: Sequence[Scale]) -> Non
 
 @in_style
 def draw_history(trials: Sequence[RunRecord], objective: str, *, maximize: bool) -> Picture:
-    """The objective of each trial in the order in which they were asked for, and the best so far."""
+    """The objective of each trial, in the order of the trials, and the best so far."""
     drawn, panel = figure(7, 3.1)
     ended = [(number, trial) for number, trial in enumerate(trials) if trial.value is not None]
     others = [(number, trial) for number, trial in enumerate(trials) if trial.value is None]

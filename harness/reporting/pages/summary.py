@@ -1,4 +1,4 @@
-"""The first screen: what was searched and how, which run is best, whether that can be trusted, and what to do next."""
+"""The first screen of the page: the search, the best run, how certain its value is, and what to do next."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ VERSIONS = "harness.version."
 
 
 def describe_best(best: RunRecord, objective: str, trust: Trust) -> str:
-    """Which run is best, and where its value may lie."""
+    """The best run, with the interval of its value."""
     interval = trust.interval(best.value)
     around = (
         f" (on other images of this kind likely {shown_interval(interval)}: {trust.images:,} validation images)"
@@ -27,24 +27,24 @@ def describe_best(best: RunRecord, objective: str, trust: Trust) -> str:
 
 
 def describe_rivals(ended: Sequence[Way], trust: Trust) -> str:
-    """How many distinct results cannot be told from the best one."""
+    """The number of results whose difference to the best one is not significant."""
     if trust.images is None or len(ended) < 2:
         return ""
     close = sum(trust.is_close(way.record.value) for way in ended[1:])
     if not close:
-        return "It is better than every other result by more than the number of validation images leaves to chance."
+        return "It is significantly better than every other result, for this number of validation images."
     last = max(place for place, way in enumerate(ended) if trust.is_close(way.record.value)) + 1
     if close == 1:
-        return f"One other result cannot be told from it on so many images (rank {last})."
-    return f"{close} other results cannot be told from it on so many images (ranks 2 to {last})."
+        return f"One other result is not significantly worse with so many images (rank {last})."
+    return f"{close} other results are not significantly worse with so many images (ranks 2 to {last})."
 
 
 def describe_confirmation(confirming: Sequence[RunRecord], best: RunRecord, objective: str, spec: str) -> str:
-    """What `confirm` found of the best run, or what would confirm it."""
+    """The result of `confirm` for the best run, or the command to run."""
     values = [record.value for record in confirming if record.value is not None]
     if len(values) < 2:
         return (
-            "It was chosen for its value, which is therefore likely too good. It has not been confirmed with other "
+            "It was chosen for its value, so its value is likely too good. It has not been confirmed with other "
             f"seeds: python -m harness confirm {spec}"
         )
     mean = t_interval(values)
@@ -84,7 +84,7 @@ def describe_data(data: Mapping[str, Any]) -> str:
 
 
 def describe_time(records: Sequence[RunRecord]) -> str:
-    """When the runs began, and how long it took to the end of the last one."""
+    """When the runs began, and the time until the last one ended."""
     started = min((record.started for record in records if record.started), default=0)
     stopped = max((record.ended for record in records), default=0)
     if not started:

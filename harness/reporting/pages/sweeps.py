@@ -1,4 +1,4 @@
-"""One sweep against another: what an edit of the spec did."""
+"""Compares sweeps of a spec: the effect of an edit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +49,9 @@ def describe_edit(sweeps: Sequence[Sweep], objective: str, *, maximize: bool) ->
     if after.images and before.images:
         differ = shares_differ(before.best.value, after.best.value, min(before.images, after.images))
         text += (
-            " The best values differ by more than chance on so many images."
+            " The difference of the best values is significant with so many images."
             if differ
-            else " The best values cannot be told apart on so many images."
+            else " The difference of the best values is not significant with so many images."
         )
     return text
 

@@ -1,4 +1,4 @@
-"""Pictures of how the top runs trained: curves, the gap between training and validation, what the drops gained."""
+"""Pictures of the best runs' training: curves, training and validation loss, the gain of each learning-rate drop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

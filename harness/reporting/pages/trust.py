@@ -1,4 +1,4 @@
-"""How sure a value is: the interval that the number of validation images leaves, and what cannot be told apart."""
+"""How certain a value is: its interval for the number of validation images, and which differences are significant."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from harness.tracking.runs import RunRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """How values of an objective that is a share of `images` are to be read; None where it is no share."""
+    """The precision of an objective that is a share of `images`; None if it is not a share."""
 
     images: int | None
     best: float | None
 
     def interval(self, value: float | None) -> Estimate | None:
-        """Where the value on images that were never seen may lie, at 95%."""
+        """The 95% interval of the value on other images of this kind."""
         if self.images is None or value is None or not 0 <= value <= 1:
             return None
         return share_interval(value, self.images)
 
     def is_close(self, value: float | None) -> bool:
-        """Whether a value cannot be told from the best one on so many images."""
+        """Whether the difference to the best value is not significant with so many images."""
         if self.images is None or self.best is None or value is None:
             return False
         return not shares_differ(self.best, value, self.images)
@@ -34,7 +34,7 @@ def is_share(objective: str) -> bool:
 
 
 def count_close(trust: Trust, records: Sequence[RunRecord]) -> int:
-    """How many runs beside the best one cannot be told from it."""
+    """The number of other runs whose difference to the best one is not significant."""
     return sum(trust.is_close(record.value) for record in records[1:])
 
 

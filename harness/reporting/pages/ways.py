@@ -1,4 +1,4 @@
-"""The distinct ways that runs went: runs that share all their epochs are one result, and count once."""
+"""The different ways of runs: runs that share all their epochs are one result, and count once."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ WORSE = 0.01  # of the lowest validation loss: a rise above it by more is no noi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Way:
-    """One distinct sequence of epochs, and the runs that went it, the best-ranked first.
+    """A sequence of epochs, and the runs that have it, the best first.
 
     `metrics` holds one value an epoch for each metric; it is empty where the curves are not known.
     """
@@ -79,7 +79,7 @@ def find_results(ways: Sequence[Way]) -> list[list[Way]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """What a lower learning rate gained. Values are the best of the epochs before it, and of those until the next."""
+    """The gain of a lower learning rate. The values are the best before it, and the best until the next change."""
 
     epoch: int  # the first one with the new rate, from 0
     before: float
