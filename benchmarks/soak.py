@@ -235,6 +235,7 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=0, help="of the faults and their moments")
     made.add_argument("--trials", type=int, default=24, help="of each sweep")
     given = made.parse_args()
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # of the comparison
     ends = time.monotonic() + 60 * (0.3 if given.quick else given.minutes)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     soak = Soak(folder, random.Random(given.seed))

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from harness.errors import without_login
 
@@ -35,13 +35,13 @@ IN_WORDS = {  # of errors without a number
 }
 
 
-def machine_fault(error: BaseException) -> str | None:
+def machine_fault(error: BaseException, numbers: Collection[int] = MACHINE) -> str | None:
     """What failed in the machine, such as `PATH: No space left on device`; None if an exception has another cause.
 
     The causes of an exception are searched too: a user's `data()` may have raised it from another one.
     """
     for found in _causes(error):
-        if isinstance(found, OSError) and found.errno in MACHINE:
+        if isinstance(found, OSError) and found.errno in numbers:
             return f"{found.filename or 'this machine'}: {os.strerror(found.errno)}"
         if isinstance(found, RuntimeError | OSError):
             text = str(found)

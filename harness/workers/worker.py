@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.errors import HarnessError, UserCodeError
-from harness.faults import KEPT, machine_fault, shortage
+from harness.faults import KEPT, MACHINE, SCARCE, machine_fault, shortage
 from harness.files import scratch_folder
 from harness.machine import end_with_parent, keep_memory
 from harness.models import summarize
@@ -176,8 +176,10 @@ def _send_with_files(folder: Path, send: Send, message: Any) -> None:
 
 
 def _failed(error: Exception, request: Request) -> Failed:
-    is_theirs = isinstance(error, UserCodeError) and not isinstance(request, Train)  # tried for the first time
-    if not is_theirs and not is_out_of_memory(error) and (fault := machine_fault(error)) is not None:
+    # On the spec's first try, a file that its own code may not read is the user's to mend: the traceback says where.
+    is_first = isinstance(error, UserCodeError) and not isinstance(request, Train)
+    fault = None if is_out_of_memory(error) else machine_fault(error, SCARCE if is_first else MACHINE)
+    if fault is not None:
         return Failed(kind="machine", message=f"{fault}. {KEPT}")
     if isinstance(error, UserCodeError):
         return Failed(kind="user", message=str(error), trace=error.trace, exit_code=error.exit_code)

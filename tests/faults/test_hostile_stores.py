@@ -69,7 +69,6 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], int, str]] = {
     "database: text, report": (replace("mlflow.db", b"not a database" * 100), REPORT, 1, "file is not a database"),
     "database: another's": (sql("DROP TABLE experiments"), RUNS, 1, "no such table"),
     "database: another's, best": (sql("DROP TABLE runs"), BEST, 1, "no such table"),
-    "database: another's, reload": (sql("DROP TABLE runs"), RELOAD, 1, "no such table"),
     "database: without tags": (sql("DROP TABLE tags"), RUNS, 1, "no such table"),
     "database: unknown schema": (sql("UPDATE alembic_version SET version_num = 'zzz'"), RELOAD, 1, "MLflow"),
     "database: half": (lambda store: os.truncate(store / "mlflow.db", 50_000), RUNS, 1, "mlflow.db"),
