@@ -41,7 +41,7 @@ def machine_fault(error: BaseException, numbers: Collection[int] = MACHINE) -> s
     The causes of an exception are searched too: a user's `data()` may have raised it from another one.
     """
     for found in _causes(error):
-        if isinstance(found, OSError) and found.errno in numbers:
+        if isinstance(found, OSError) and found.errno is not None and found.errno in numbers:
             return f"{found.filename or 'this machine'}: {os.strerror(found.errno)}"
         if isinstance(found, RuntimeError | OSError):
             text = str(found)
