@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.data import Data
 
     Loss = Callable[[Tensor, Tensor], Tensor]
+    Optimizers = Optimizer | list[Optimizer] | dict[str, Optimizer]
+    Schedulers = LRScheduler | list[LRScheduler] | dict[str, LRScheduler] | None
 
 
 class Experiment(Settings):
@@ -52,13 +54,47 @@ class Experiment(Settings):
 
         return nn.CrossEntropyLoss()
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """An optimizer over the model's parameters."""
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizers:
+        """An optimizer over the model's parameters; or a list or a dict of optimizers, which `step` then gets."""
         raise TypeError("optimizer() is not written")
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """A learning-rate scheduler, stepped after each epoch with `monitor` where it asks for a metric."""
+    def scheduler(self, optimizer: Any) -> Schedulers:
+        """A learning-rate scheduler (or a list or dict of them), stepped after each epoch.
+
+        It gets `monitor` where it asks for a metric. `optimizer` is what `optimizer()` returned.
+        """
         return None
+
+    def step(self, model: nn.Module, loss: Loss, optimizer: Any, inputs: Tensor, targets: Tensor) -> Any:
+        """One training step on a batch; returns the loss and what the metrics are measured on.
+
+        `inputs` are (B, ...) float32 and `targets` (B, ...), on the device. `model(inputs)` runs in the run's
+        precision and returns float32. Return None in place of the outputs where no metric fits them: then only
+        the loss of the training part is logged.
+        """
+        outputs = model(inputs)
+        value = loss(outputs, targets)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return value, outputs
+
+    def begin_epoch(self, model: nn.Module, optimizer: Any, epoch: int) -> None:
+        """Called before each epoch that is trained, also the first one after a resume.
+
+        `epoch` is how many epochs the model was trained before: 0 at the first. Write it as a function of the
+        epoch ("frozen while epoch < 5"), not as a change ("unfreeze now"): an epoch that is known is not trained,
+        and then this is not called for it.
+        """
+
+    def predict(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """The outputs for a batch in validation, reload, `predict` and export."""
+        outputs: Tensor = model(inputs)
+        return outputs
+
+    def evaluation_model(self, model: nn.Module) -> nn.Module:
+        """The network that is validated, reloaded and exported: the trained one, or an average of its weights."""
+        return model
 
     def metrics(self) -> Mapping[str, Any] | None:
         """Measures by name, in addition to the loss, for the training and the validation part.
@@ -94,7 +130,7 @@ class Experiment(Settings):
             elif name in _OWN:
                 raise HarnessError(f"{name} is a name that Experiment uses itself; choose another one.")
             elif not name.startswith("_") and name not in _METHODS:
-                _check_spelling(name, value)
+                _check_spelling(name, value, cls)
         cls.hyperparameters = inherited
 
     @classmethod
@@ -106,6 +142,10 @@ class Experiment(Settings):
     def values(self) -> dict[str, Any]:
         """All settings and hyperparameters of this instance, by name."""
         return dict(self._values)
+
+    def attributes(self) -> dict[str, Any]:
+        """What the spec put on `self`, by name."""
+        return {name: value for name, value in vars(self).items() if name not in ("_values", "_reads")}
 
     def params(self) -> dict[str, Any]:
         """The hyperparameters of this instance, by name."""
@@ -127,7 +167,7 @@ class Experiment(Settings):
 
 
 _METHODS = frozenset(name for name, value in vars(Experiment).items() if isinstance(value, types.FunctionType))
-_OWN = frozenset(("values", "params", "read", "recording", "defaults", "hyperparameters"))
+_OWN = frozenset(("values", "attributes", "params", "read", "recording", "defaults", "hyperparameters"))
 _POINTS_CHECKED = 64  # of the range of a searched setting
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "entropy", "distance")
 
@@ -154,10 +194,49 @@ def _check_hyperparameter(name: str, hyperparameter: Hyperparameter) -> None:
         raise HarnessError(f"{name}: {error}.") from None
 
 
-def _check_spelling(name: str, value: object) -> None:
-    """A function or value whose name is nearly one of ours was meant to be it."""
-    is_method = isinstance(value, types.FunctionType)
-    hint = did_you_mean(name, _METHODS if is_method else SETTINGS)
+def _check_spelling(name: str, value: object, cls: type[Experiment]) -> None:
+    """A function or value whose name is nearly one of ours was meant to be it, unless the class itself uses it."""
+    if _uses(cls, name):
+        return
+    if isinstance(value, types.FunctionType):
+        kind, hint = "method", did_you_mean(name, _METHODS)
+    else:
+        kind, hint = "setting", did_you_mean(name, SETTINGS)
+        hint = hint or (f" {_ELSEWHERE[name]}" if name in _ELSEWHERE else "")
     if hint:
-        kind = "method" if is_method else "setting"
         raise HarnessError(f"there is no {kind} '{name}'.{hint} (Start its name with _ if it is your own.)")
+
+
+def _uses(cls: type[Experiment], name: str) -> bool:
+    """Whether a method of the class reads this attribute, of whatever object."""
+    waiting = [value.__code__ for value in vars(cls).values() if isinstance(value, types.FunctionType)]
+    while waiting:
+        code = waiting.pop()
+        if name in code.co_names:
+            return True
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return False
+
+
+_ELSEWHERE = {  # settings of other libraries -> what does the same here
+    **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs", "nepochs"), "Did you mean 'epochs'?"),
+    **dict.fromkeys(("bs", "batch"), "Did you mean 'batch_size'?"),
+    **dict.fromkeys(
+        ("collate", "collate_fn", "sampler_fn"), "Give it to datasets(..., collate_fn=, sampler=) in data()."
+    ),
+    **dict.fromkeys(("num_workers", "workers"), "Give it to datasets(..., workers=) in data()."),
+    **dict.fromkeys(("amp", "mixed_precision", "fp16", "bf16"), "Did you mean 'precision'?"),
+    **dict.fromkeys(
+        ("accumulate", "accumulation_steps", "gradient_accumulation_steps", "accumulate_grad_batches"),
+        "Write step() with inputs.chunk(4): see docs/recipes.md.",
+    ),
+    **dict.fromkeys(
+        ("clip", "clip_grad", "grad_clip", "max_grad_norm", "gradient_clip_val"),
+        "Write step() with clip_grad_norm_: see docs/recipes.md.",
+    ),
+    **dict.fromkeys(("steps_per_epoch", "limit_train_batches"), "Did you mean 'epoch_steps'?"),
+    "metric": "Did you mean 'objective'?",
+    "n_trials": "Did you mean 'trials'?",
+    "random_seed": "Did you mean 'seed'?",
+    "early_stop_patience": "Did you mean 'early_stopping'?",
+}

@@ -89,6 +89,8 @@ class Settings:
 
     epochs: int = setting(40, count)
     batch_size: int = setting(64, count, in_recipe=True)
+    epoch_steps: int | None = setting(None, none_or(count), in_recipe=True)  # None: a whole pass over the data
+    early_stopping: int | None = setting(None, none_or(count))  # epochs without a better objective end a run
     seed: int = setting(0, whole, in_recipe=True)
     objective: str = setting("val_accuracy", metric_name)  # what the search improves
     objective_at: str = setting("best", one_of("best", "last"))  # a run's value: that of its best or last epoch
@@ -97,7 +99,7 @@ class Settings:
     scheduler_step: str = setting("epoch", one_of("epoch", "batch"))
     checkpoint_every: int = setting(2, count, starts_study=False)  # epochs
     keep: tuple[str, ...] | str = setting(("best", "last"), kept_checkpoints, starts_study=False)
-    precision: str = setting("auto", one_of("auto", "float32", "tf32", "bfloat16"), in_recipe=True)
+    precision: str = setting("auto", one_of("auto", "float32", "tf32", "bfloat16", "float16"), in_recipe=True)
     compile: bool = setting(False, one_of(False, True), in_recipe=True)  # the model by torch.compile
     threads: int | None = setting(None, none_or(count), in_recipe=True, starts_study=False)  # CPU threads a run
     trials: int = setting(20, count, starts_study=False, in_run=False)

@@ -1,6 +1,5 @@
 """Spec files: loading one, what it says, `--set`, and its source as it travels with every run."""
 
-import ast
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -8,7 +7,6 @@ import os
 import pickle
 import pickletools
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,16 +17,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from harness.errors import USAGE, HarnessError, UserCodeError, did_you_mean, user_trace
 from harness.experiment import Experiment
+from harness.imports import find_late_import, fresh_imports, package_versions
 from harness.search import Hyperparameter, check_hyperparameter, parse_hyperparameter
 from harness.settings import SETTINGS, check_setting, parse_setting
 
-_LIBRARIES = tuple(
-    os.path.join(folder, "")
-    for folder in (
-        str(Path(__file__).parent),
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")),
-    )
-)
 _REQUIRED = ("data", "model", "optimizer")
 _loading: ContextVar[bool] = ContextVar("loading", default=False)
 
@@ -95,7 +87,8 @@ class Spec:
     name: str
     path: Path
     experiment: type[Experiment]
-    sources: dict[str, str]  # relative path -> text; the spec file first, then the local modules it imports
+    sources: dict[str, str]  # path -> text: the spec file, then each module of the user's that it imports, by its name
+    packages: dict[str, str]  # installed packages that these import -> version
 
     @property
     def digest(self) -> str:
@@ -159,9 +152,8 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
 
     `original` is where a copy once stood: its `__file__`, for specs that find their data beside them.
 
-    Modules that it imports from its own folder (or the current one) are loaded afresh, and stay out of
-    `sys.modules` afterwards, so that an edited file is seen and the source of an old run can be loaded
-    beside the present one.
+    The user's own modules that it imports, wherever they lie, are loaded afresh and stay out of `sys.modules`
+    afterwards, so that an edited file is seen and the source of an old run can be loaded beside the present one.
     """
     path = Path(path)
     text = read_source(path)
@@ -170,7 +162,7 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     module.__file__ = original or str(path)
-    with _local_imports(local_roots(path)) as local, _noted_as_loading():
+    with fresh_imports(path.resolve().parent) as own_modules, _noted_as_loading():
         sys.modules[name] = module
         try:
             exec(_compiled(text, path), module.__dict__)
@@ -191,10 +183,17 @@ def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> S
             message = f"{path} raised {type(error).__name__} while it was loaded."
             raise UserCodeError(message, trace=user_trace(error), exit_code=USAGE) from None
         experiment = _find_experiment(module, path)
-        sources = {path.name: text} | {key: Path(file).read_text(encoding="utf-8-sig") for key, file in local().items()}
+        sources = {path.name: text} | {
+            key: Path(file).read_text(encoding="utf-8-sig") for key, file in own_modules().items()
+        }
+        packages = package_versions(sources.values())
         for file, source in sources.items():
-            _check_late_imports(source, path if file == path.name else Path(file), path)
-    return Spec(name=path.stem, path=path, experiment=experiment, sources=sources)
+            if late := find_late_import(source):
+                raise HarnessError(
+                    f"{path if file == path.name else file}:{late[0]}: import {late[1]} at the top of the file, not in "
+                    "a function: a spec is loaded, and kept with its runs, together with the modules that it imports."
+                )
+    return Spec(name=path.stem, path=path, experiment=experiment, sources=sources, packages=packages)
 
 
 def _compiled(text: str, path: Path) -> Any:
@@ -252,71 +251,6 @@ def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:
     return found[0]
 
 
-def _check_late_imports(text: str, file: Path, spec: Path) -> None:
-    """A local module that a function imports would be found neither when it is called nor among the sources."""
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.Lambda)]
-    for node in (inner for function in functions for inner in ast.walk(function)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""] if not node.level else []
-        for name in filter(None, (name.partition(".")[0] for name in names)):
-            found = None if name in sys.builtin_module_names else importlib.machinery.PathFinder.find_spec(name)
-            places = [found.origin or next(iter(found.submodule_search_locations or ()), "")] if found else []
-            if any(place and _relative(place, local_roots(spec)) for place in places):
-                raise HarnessError(
-                    f"{file}:{node.lineno}: import {name} at the top of the file, not in a function: "  # type: ignore[attr-defined]
-                    "a spec is loaded, and kept with its runs, together with the modules beside it."
-                )
-
-
 def local_roots(spec: Path) -> list[Path]:
     """The folders whose modules belong to a spec: its own, and the current one."""
     return [spec.resolve().parent, Path.cwd().resolve()]
-
-
-@contextmanager
-def _local_imports(roots: list[Path]) -> Iterator[Any]:
-    """Imports from `roots`, afresh; yields a function that lists what came from there."""
-
-    def files() -> dict[str, str]:
-        listed = {}
-        for module in list(sys.modules.values()):
-            file = getattr(module, "__file__", None)
-            relative = file and file.endswith(".py") and _relative(file, roots)
-            if relative and not _is_ours(module):
-                listed[relative] = str(file)
-        return dict(sorted(listed.items()))
-
-    before = {name: module for name, module in sys.modules.items() if _is_local(module, roots)}
-    for name in before:
-        del sys.modules[name]
-    path_before, write_before = list(sys.path), sys.dont_write_bytecode
-    sys.path[:0] = [str(roots[0])]
-    sys.dont_write_bytecode = True
-    importlib.invalidate_caches()
-    try:
-        yield files
-    finally:
-        sys.path[:], sys.dont_write_bytecode = path_before, write_before
-        after = [name for name, module in sys.modules.items() if _is_local(module, roots)]
-        for name in after:
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
-def _is_local(module: ModuleType, roots: list[Path]) -> bool:
-    file = getattr(module, "__file__", None)
-    return bool(file and _relative(file, roots)) and not _is_ours(module)
-
-
-def _is_ours(module: ModuleType) -> bool:
-    return module.__name__.startswith(("harness_spec_", "__main__", "__mp_main__"))
-
-
-def _relative(file: str, roots: list[Path]) -> str | None:
-    """The path of a module under one of the roots; None for this package and libraries, wherever those are."""
-    for root in roots:
-        if file.startswith(os.path.join(root, "")):
-            is_library = file.startswith(_LIBRARIES) or "site-packages" in Path(file).parts
-            return None if is_library else Path(file).relative_to(root).as_posix()
-    return None

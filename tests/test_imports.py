@@ -11,7 +11,7 @@ from running import ROOT, environment
 
 PACKAGE = ROOT / "harness"
 FOUNDATION = {
-    *("errors", "faults", "files", "machine", "objects", "demo"),
+    *("errors", "faults", "files", "imports", "machine", "objects", "demo"),
     *("search", "settings", "experiment", "spec", "amounts", "given", "notebook", "processes", "__init__"),
 }
 TRACKING = {"tracking", "training.results", "training.origin"}

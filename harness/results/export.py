@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +27,15 @@ class Served(nn.Module):
     classes, and the outputs for regression, as `LoadedRun.predict` does.
     """
 
-    def __init__(self, model: nn.Module, data: Data) -> None:
+    def __init__(self, model: nn.Module, data: Data, predict: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
         self.model = model
+        self.predict = predict
         self.is_classification = data.is_classification
         self.data = data
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.model(self.data.prepare(inputs)).float()
+        outputs = self.predict(self.model, self.data.prepare(inputs)).float()
         return outputs.softmax(1) if self.is_classification else outputs
 
 
@@ -50,7 +51,7 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
 
     loaded = load(store, run, device="cpu")
     data = loaded.built.data
-    model = Served(loaded.model.float(), data).eval().requires_grad_(False)
+    model = Served(loaded.model.float(), data, loaded.experiment.predict).eval().requires_grad_(False)
     example = example_inputs(data)
     with torch.no_grad():
         outputs = model(example)

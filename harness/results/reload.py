@@ -19,9 +19,12 @@ from harness.results.kept import find_source, read_kept
 from harness.spec import load_spec
 from harness.tracking.store import Store
 from harness.tracking.tags import DEMO, DEVICE, SPEC_PATH, THREADS
-from harness.training.build import Built, DataCache, build
+from harness.training.build import Built, build
+from harness.training.data_cache import DataCache
 from harness.training.device import choose_device, choose_threads, describe_device, make_deterministic, set_products
-from harness.training.loop import autocast, evaluate
+from harness.training.loop import evaluate
+from harness.training.state import restore_networks
+from harness.training.step import in_precision
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -65,14 +68,7 @@ class LoadedRun:
         """The loss and measures on the `validation` or `test` part, named as in the run's metrics."""
         batches = self._batches(part)
         with _as_trained(self.threads, self.built.precision):
-            measured = evaluate(
-                self.model,
-                self.built.loss,
-                batches,
-                measures=self.built.measures,
-                device=self.device,
-                precision=self.built.precision,
-            )
+            measured = evaluate(self.built.parts, batches, device=self.device, precision=self.built.precision)
         prefix = "test" if part == "test" else "val"
         return {f"{prefix}_{name}": value for name, value in measured.items()}
 
@@ -80,10 +76,9 @@ class LoadedRun:
         """The model's outputs (N, K) float32 for the images of a part, in order, and their targets, on the CPU."""
         self.model.eval()
         outputs, targets = [], []
-        with _as_trained(self.threads, self.built.precision), torch.no_grad():
+        with _as_trained(self.threads, self.built.precision):
             for inputs, wanted in self._batches(part):
-                with autocast(self.device, self.built.precision):
-                    outputs.append(self.model(inputs).float().cpu())
+                outputs.append(self._outputs(inputs).cpu())
                 targets.append(wanted.cpu())
         return torch.cat(outputs), torch.cat(targets)
 
@@ -101,13 +96,15 @@ class LoadedRun:
                 f"not {_shown_shape(batch.shape[1:])}."
             )
         self.model.eval()
-        with (
-            _as_trained(self.threads, self.built.precision),
-            torch.no_grad(),
-            autocast(self.device, self.built.precision),
-        ):
-            outputs: Tensor = self.model(self.built.data.prepare(batch.to(self.device))).float()
+        with _as_trained(self.threads, self.built.precision):
+            outputs = self._outputs(self.built.data.prepare(batch.to(self.device)))
         return (outputs.softmax(1) if self.built.data.is_classification else outputs).cpu()
+
+    @torch.no_grad()
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        """What the spec's `predict()` gives for a batch, in the run's precision."""
+        with in_precision([self.model], self.device, self.built.precision):
+            return self.experiment.predict(self.model, inputs).float()
 
     def _batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
         if part not in ("validation", "test"):
@@ -187,14 +184,14 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
     with _as_trained(count), _generators_kept():
         built = build(spec, values, device=chosen, cache=DataCache(), is_demo=tags.get(DEMO) == "true")
     try:
-        built.model.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
+        restore_networks(built.parts, saved)
+    except (HarnessError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise HarnessError(f"{file} does not fit the model of its spec: {reason}", exit_code=FAILED) from None
     return LoadedRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
-        model=built.model.eval(),
+        model=built.parts.evaluated.eval(),
         experiment=built.experiment,
         params=built.experiment.params(),
         metrics=saved["metrics"],

@@ -26,6 +26,7 @@ from harness.tracking.tags import (
     PRECISION,
     PRIVATE,
     RECIPE,
+    REHEARSAL,
     REUSED,
     REUSED_FROM,
     SOURCE,
@@ -214,6 +215,7 @@ class Driver:
                 THREADS: prepared.threads,
                 PRIVATE: prepared.private or "no",
                 SOURCE: source_digest(prepared.sources),
+                REHEARSAL: prepared.rehearsal,
                 **{tag: values[name] for name, tag in OF_SETTINGS.items()},
                 **{f"{VERSION}{name}": version for name, version in prepared.versions.items()},
             }
@@ -227,7 +229,7 @@ class Driver:
         before = task.results[-1].learning_rate if task.results else result.learning_rate
         task.results.append(result)
         first = {task.objective: result.metrics[task.objective]}  # what MLflow's pages compare by is logged first
-        metrics = first | result.metrics | {"lr": result.learning_rate, "epoch_seconds": result.epoch_seconds}
+        metrics = first | result.metrics | result.learning_rates | {"epoch_seconds": result.epoch_seconds}
         task.log.add_metrics(finite(metrics), result.epoch)
         goes_on = True
         if task.trial is not None and result.is_finite:

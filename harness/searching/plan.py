@@ -114,7 +114,7 @@ def make_plan(
             device=options.device,
             is_demo=options.is_demo,
             start=start,
-            paths=options.paths if isinstance(options.paths, str) else None,
+            paths=options.store.absolute() / "paths" if options.paths is None else options.paths,
         ),
     )
     plan = Plan(options=options, description=description, fixed=fixed, searched=searched, report=report)
@@ -173,8 +173,9 @@ def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
         f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
         f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
     )
-    if report.paths_note is not None:
-        screen.say(f"  note: {report.paths_note}")
+    for note in (report.paths_note, report.fingerprint_note):
+        if note is not None:
+            screen.say(f"  note: {note}")
     if report.device.startswith("cpu") and seconds > SLOW_SECONDS and not plan.options.is_demo:
         screen.say(
             "  There is no GPU here, and on this CPU that is long. "
@@ -187,7 +188,7 @@ def device_line(report: PreflightReport) -> str:
     notes = "".join(f"\n  note: {note}" for note in report.data_notes)
     return (
         f"{report.device}{threads}, {report.precision}\n  {report.model} with {report.parameters:,} parameters, "
-        f"{report.data} with {report.train_images:,} training images{notes}"
+        f"{report.data} with {report.train_images:,} training images\n  {report.proof.sentence()}{notes}"
     )
 
 

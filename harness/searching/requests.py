@@ -67,6 +67,9 @@ def build_task(options: Options, plan: Plan, store: Store, log: RunLog, name: st
             expected_recipe=log.run.data.tags.get(RECIPE),
             code=plan.report.code,
             awaits_verdict=plan.fixed["pruner"] is not None,
+            proof=plan.report.proof,
+            generation=plan.report.generation,
+            fingerprints=plan.report.fingerprints,
         ),
     )
 

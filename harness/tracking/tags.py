@@ -31,6 +31,7 @@ DIRECTION = "harness.direction"  # maximize or minimize
 RECIPE = "harness.recipe"  # a digest
 BASE_RECIPE = "harness.base_recipe"  # a digest without the hyperparameters
 PRIVATE = "harness.private"  # why no other run shares its epochs, or "no"
+REHEARSAL = "harness.rehearsal"  # what was proven of it before it was trained, in a sentence
 DEVICE = "harness.device"
 PRECISION = "harness.precision"
 STEP = "harness.step"  # how a training step is run: in a CUDA graph, or why not

@@ -18,14 +18,18 @@ from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
 from harness.spec import Spec
 from harness.training.device import seed_all
+from harness.training.parts import by_name, like
 
+MORE = ("buffers", "loss", "frozen", "gradients", "scaler")  # of a state, where a run has it
 _PLAIN: tuple[type[Any], ...] = (int, float, str, bytes)
 
 
 def build_checkpoint(
     state: Mapping[str, Any],
     *,
-    scheduler: Mapping[str, Any] | None,
+    optimizer: Any,
+    groups: Mapping[str, list[dict[str, Any]]],
+    scheduler: Any,
     epoch: int,
     experiment: Experiment,
     metrics: Mapping[str, float],
@@ -33,11 +37,21 @@ def build_checkpoint(
     run_id: str,
     node: str,
 ) -> dict[str, Any]:
-    """The dict of a checkpoint after `epoch` (the first is 0); everything in it is plain data or a tensor."""
+    """The dict of a checkpoint after `epoch` (the first is 0); everything in it is plain data or a tensor.
+
+    `state` is as `capture` gives it; `optimizer` is what the spec's `optimizer()` returned, and `groups` are the
+    options of its parameter groups. What a run has none of (`attributes`, `loss`, ...) is left out.
+    """
+    optimizers = {
+        name: {"state": plain(held["state"]), "param_groups": plain(groups[name])}
+        for name, held in by_name(optimizer, state["optimizer"]).items()
+    }
+    more = {name: state[name] for name in (*MORE, "attributes") if name in state}
     return {
         "state_dict": state["state_dict"],
-        "optimizer": plain(state["optimizer"]),
+        "optimizer": like(optimizer, optimizers),
         "scheduler": None if scheduler is None else plain(scheduler),
+        **more,
         "epoch": epoch,
         "params": plain(experiment.params()),
         "values": plain({name: value for name, value in experiment.values().items() if name != "pruner"}),

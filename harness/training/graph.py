@@ -11,38 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from harness.data import Arrays, Data
 from harness.data.resident import Epoch
-from harness.training.loop import autocast
+from harness.training.attributes import tensors_in
 from harness.training.measures import Totals, is_object
+from harness.training.parts import Parts
+from harness.training.step import in_precision
 
 MOST_TURNS = 2  # captures again within an epoch, before steps are launched one by one
 OLDEST = (2, 13)  # torch's: before, an update rounded a learning rate from the device otherwise than a plain number
 FUSED = (SGD, Adam, AdamW)  # whose fused update takes the learning rate as a tensor
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepGraph:
     """Trains epochs like `train_epoch`, to the same bits. `reason` says why it cannot, where it cannot."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        optimizer: Optimizer,
-        data: Data,
-        *,
-        measures: dict[str, Any],
-        device: torch.device,
-        precision: str,
-        batch_size: int,
-    ) -> None:
-        self.reason = why_not(data, optimizer, measures, device, batch_size=batch_size)
-        self._model, self._loss, self._optimizer, self._data = model, loss, optimizer, data
-        self._device, self._precision, self._batch_size = device, precision, batch_size
-        self._totals = Totals(measures, device)
+        self, parts: Parts, data: Data, *, device: torch.device, precision: str, batch_size: int,
+        epoch_steps: int | None = None,
+    ) -> None:  # fmt: skip
+        self.reason = why_not(data, parts, device, batch_size=batch_size)
+        self._parts, self._data = parts, data
+        self._device, self._precision = device, precision
+        self._batch_size, self._epoch_steps = batch_size, epoch_steps
+        self._totals = Totals(parts.measures, device)
         self._range = torch.arange(batch_size, device=device)
         self._place = torch.zeros((), dtype=torch.int64, device=device)
         self._epoch: Epoch | None = None
@@ -50,56 +43,60 @@ class StepGraph:
         self._replay: Callable[[], None] | None = None
         self._captured: tuple[int, ...] = ()
         self._built_in: list[Any] = []
-        self._option_names = sorted(optimizer.defaults.keys() - {"lr"})
         self._turns = 0  # of options that a graph has built in
+        self._has_outputs = True  # the step returns what the metrics are measured on
 
     def train_epoch(
-        self, *, seed: int, epoch: int, batch_scheduler: LRScheduler | None = None, steps: int | None = None
+        self, *, seed: int, epoch: int, after_step: Callable[[], None] = lambda: None, steps: int | None = None
     ) -> dict[str, float]:
         """Trains one epoch, or its first steps; the mean loss and measures over the images as they were seen."""
-        self._model.train()
+        self._parts.model.train()
         self._shuffle(seed, epoch)
         self._totals.reset()
         self._place.zero_()
         self._turns = 0
         if self._captured != self._addresses():  # nothing moves within an epoch
             self._replay = None
-        for start, stop in self._data.spans(self._batch_size)[:steps]:
-            if stop - start < self._batch_size or self._is_first():
-                self._step(self._place + self._range[: stop - start])
-            else:
-                if self._replay is None or self._built_in != self._options():
-                    self._recapture()
-                assert self._replay is not None
-                for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
-                    rate.fill_(group["lr"])
-                self._replay()
-                self._totals.count += self._batch_size
-            self._place += self._batch_size
-            if batch_scheduler is not None:
-                batch_scheduler.step()
+        with in_precision([self._parts.model], self._device, self._precision):
+            for start, stop in self._data.spans(self._batch_size, epoch=epoch, epoch_steps=self._epoch_steps)[:steps]:
+                self._take(start, stop)
+                after_step()
         return self._totals.read()
 
+    def _take(self, start: int, stop: int) -> None:
+        """One step on the images of a span."""
+        if stop - start < self._batch_size or self._is_first():
+            self._step(self._place + self._range[: stop - start])
+        else:
+            if self._replay is None or self._built_in != self._options():
+                self._recapture()
+            assert self._replay is not None
+            for rate, group in zip(self._rates, self._parts.groups, strict=True):
+                rate.fill_(group["lr"])
+            self._replay()
+            self._totals.count += self._batch_size
+            self._totals.measured += self._batch_size * self._has_outputs
+        self._place += self._batch_size
+
     def _is_first(self) -> bool:
-        """Whether the optimizer has yet to make its state, which only a step of its own does."""
-        keeps = any(group.get("momentum", 1) for group in self._optimizer.param_groups)
-        return keeps and not self._optimizer.state
+        """Whether an optimizer has yet to make its state, which only a step of its own does."""
+        optimizers = self._parts.optimizers.values()
+        return any(_keeps_state(optimizer) and not optimizer.state for optimizer in optimizers)
 
     def _step(self, places: Tensor) -> None:
         """One step on the images at these places of the epoch: what `train_epoch` does with a batch."""
         assert self._epoch is not None
+        parts = self._parts
         inputs, targets = self._data.batch(self._epoch, places)
-        with autocast(self._device, self._precision):
-            outputs = self._model(inputs).float()
-            batch_loss = self._loss(outputs, targets)
-        self._optimizer.zero_grad(set_to_none=True)
-        batch_loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._totals.add(batch_loss, outputs, targets)
+        value, outputs = parts.experiment.step(parts.model, parts.loss, parts.optimizer, inputs, targets)
+        self._has_outputs = outputs is not None
+        self._totals.add(value, outputs, targets, count=len(places))
 
     def _shuffle(self, seed: int, epoch: int) -> None:
         """The epoch's order, in memory that stays where it is."""
-        shuffled = self._data.shuffle(seed=seed, epoch=epoch)
+        shuffled = self._data.shuffle(
+            seed=seed, epoch=epoch, batch_size=self._batch_size, epoch_steps=self._epoch_steps
+        )
         if self._epoch is None:
             self._epoch = shuffled
         else:
@@ -114,15 +111,16 @@ class StepGraph:
 
     def _capture(self) -> Callable[[], None]:
         """A graph of the step; the step itself, with the reason kept, where it cannot be captured or differs."""
-        groups = self._optimizer.param_groups
+        groups = self._parts.groups
         chosen = [group["lr"] for group in groups]
         self._rates = [torch.tensor(float(rate), device=self._device) for rate in chosen]
         self._captured, self._built_in = self._addresses(), self._options()
-        count = self._totals.count
+        counts = self._totals.count, self._totals.measured
 
         def step() -> None:
             self._step(self._place + self._range)
             self._totals.count -= self._batch_size  # whoever replays counts
+            self._totals.measured -= self._batch_size * self._has_outputs
 
         if self.reason is not None:
             return step
@@ -148,17 +146,21 @@ class StepGraph:
             for group, rate in zip(groups, chosen, strict=True):
                 group["lr"] = rate
             before.restore()
-            self._totals.count = count
+            self._totals.count, self._totals.measured = counts
         return step if self.reason is not None else replay
 
     def _snapshot(self) -> "_Snapshot":
         return _Snapshot([*self._changing(), *self._totals.tensors()], self._device)
 
     def _changing(self) -> list[Tensor]:
-        """The tensors that a step changes: weights, buffers, the optimizer's state."""
-        states = (value for state in self._optimizer.state.values() for value in state.values())
-        held = [value for value in states if isinstance(value, Tensor)]
-        return [*self._model.parameters(), *self._model.buffers(), *held]
+        """The tensors that a step changes: of the model, the loss and the attributes, and the optimizers' states."""
+        states = (
+            value for o in self._parts.optimizers.values() for held in o.state.values() for value in held.values()
+        )
+        of_modules = (tensor for _, module in self._parts.modules() for tensor in tensors_in(module))
+        of_spec = (tensor for value in self._parts.experiment.attributes().values() for tensor in tensors_in(value))
+        found = [*of_modules, *of_spec, *(value for value in states if isinstance(value, Tensor))]
+        return list({id(tensor): tensor for tensor in found if tensor.device == self._device}.values())
 
     def _addresses(self) -> tuple[int, ...]:
         """Where the tensors lie that a graph has built in."""
@@ -166,7 +168,10 @@ class StepGraph:
 
     def _options(self) -> list[Any]:
         """The options that a graph has built in as plain numbers."""
-        return [[group[name] for name in self._option_names] for group in self._optimizer.param_groups]
+        return [
+            [value for name, value in sorted(group.items()) if name not in ("lr", "params")]
+            for group in self._parts.groups
+        ]
 
 
 class _Snapshot:
@@ -196,10 +201,9 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def why_not(
-    data: Data, optimizer: Optimizer, measures: dict[str, Any], device: torch.device, *, batch_size: int
-) -> str | None:
+def why_not(data: Data, parts: Parts, device: torch.device, *, batch_size: int) -> str | None:
     """Why a step cannot be a CUDA graph; None where nothing speaks against it."""
+    optimizers = parts.optimizers.values()
     if device.type != "cuda":
         return f"there are no graphs on {device.type}"
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
@@ -208,13 +212,19 @@ def why_not(
         return "the data does not live on the device"
     if any(map(callable, data.augment)):
         return "a function among the augmentations may decide anew in each step"
-    if type(optimizer) not in FUSED:
-        return f"the update of {type(optimizer).__name__} takes no learning rate from the device"
-    if any(map(is_object, measures.values())):
-        return "a metric gathers by itself"
+    if parts.scaler is not None:
+        return "float16 looks at each step's gradients from the host"
+    for kind in (type(optimizer) for optimizer in optimizers if type(optimizer) not in FUSED):
+        return f"the update of {kind.__name__} takes no learning rate from the device"
+    for name in (name for name, measure in parts.measures.items() if is_object(measure)):
+        return f"metric {name} keeps its own state (torchmetrics)"
     if len(data.train) < 2 * batch_size:
         return "an epoch has one full batch"
     return None
+
+
+def _keeps_state(optimizer: Optimizer) -> bool:
+    return any(group.get("momentum", 1) for group in optimizer.param_groups)
 
 
 def fuse(optimizer: Optimizer, model: nn.Module, device: torch.device) -> None:

@@ -1,67 +1,73 @@
 """The training loop: one epoch, and one evaluation. No logging and no files in it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from harness.training.measures import Totals
+from harness.training.parts import Parts
+from harness.training.step import in_precision
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def train_epoch(
-    model: nn.Module,
-    loss: Loss,
-    optimizer: Optimizer,
+    parts: Parts,
     batches: Batches,
     *,
-    measures: Mapping[str, Any],
     device: torch.device,
     precision: str,
-    batch_scheduler: LRScheduler | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Trains one epoch; the mean loss and measures over the images as they were seen."""
-    model.train()
-    totals = Totals(measures, device)
-    for inputs, targets in batches:
-        with autocast(device, precision):
-            outputs = model(inputs).float()
-            batch_loss = loss(outputs, targets)
-        optimizer.zero_grad(set_to_none=True)
-        batch_loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if batch_scheduler is not None:
-            batch_scheduler.step()
-        totals.add(batch_loss, outputs, targets)
+    """Trains one epoch; the mean loss and measures over the images as they were seen.
+
+    `after_step` is called after each step, such as to step a scheduler.
+    """
+    step, model, loss, optimizer = parts.experiment.step, parts.model, parts.loss, parts.optimizer
+    totals = Totals(parts.measures, device)
+    set_training(parts)
+    with in_precision([model], device, precision, parts.scaler), _guarding(parts) as adapt_scale:
+        for inputs, targets in batches:
+            value, outputs = step(model, loss, optimizer, inputs, targets)
+            adapt_scale()
+            after_step()
+            totals.add(value, outputs, targets, count=len(inputs))
     return totals.read()  # the epoch's only wait for the device
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    loss: Loss,
-    batches: Batches,
-    *,
-    measures: Mapping[str, Any],
-    device: torch.device,
-    precision: str,
-) -> dict[str, float]:
-    """The mean loss and measures of a part, in evaluation mode."""
-    model.eval()
-    totals = Totals(measures, device)
-    for inputs, targets in batches:
-        with autocast(device, precision):
-            outputs = model(inputs).float()
-            batch_loss = loss(outputs, targets)
-        totals.add(batch_loss, outputs, targets)
+def evaluate(parts: Parts, batches: Batches, *, device: torch.device, precision: str) -> dict[str, float]:
+    """The mean loss and measures of a part, by the network that the spec evaluates, in evaluation mode."""
+    set_evaluating(parts)
+    model = parts.evaluated.eval()
+    totals = Totals(parts.measures, device)
+    with in_precision([model], device, precision):
+        for inputs, targets in batches:
+            outputs = parts.experiment.predict(model, inputs)
+            totals.add(parts.loss(outputs, targets), outputs, targets, count=len(inputs))
     return totals.read()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision for a forward pass: bfloat16 where it is asked for; parameters stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+def set_training(parts: Parts) -> None:
+    """Training mode, also for optimizers that have one (schedule-free: Defazio et al., 2024)."""
+    parts.model.train()
+    for optimizer in parts.optimizers.values():
+        if callable(switch := getattr(optimizer, "train", None)):
+            switch()
+
+
+def set_evaluating(parts: Parts) -> None:
+    """Evaluation mode, also for optimizers that have one: then the weights are those to evaluate and to save."""
+    parts.model.eval()
+    for optimizer in parts.optimizers.values():
+        if callable(switch := getattr(optimizer, "eval", None)):
+            switch()
+
+
+def _guarding(parts: Parts) -> Any:
+    if parts.scaler is None:
+        return nullcontext(lambda: None)
+    return parts.scaler.guarding(list(parts.optimizers.values()))

@@ -49,13 +49,13 @@ class Totals:
         self._loss = torch.zeros((), dtype=torch.float32, device=device)
         self._sums = {name: torch.zeros((), device=device) for name, m in measures.items() if not is_object(m)}
         self._measures = measures
-        self.count = 0  # images
+        self.count = self.measured = 0  # images whose loss, and whose outputs were added
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
         """Begins a new sum, in the same memory."""
-        self.count = 0
+        self.count = self.measured = 0
         for total in self.tensors():
             total.zero_()
         for measure in self._measures.values():
@@ -67,11 +67,13 @@ class Totals:
         return [self._loss, *self._sums.values()]
 
     @torch.no_grad()
-    def add(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """Adds a batch: its mean loss and its outputs."""
-        count = len(outputs)
+    def add(self, loss: Tensor, outputs: Tensor | None, targets: Tensor, *, count: int) -> None:
+        """Adds a batch of `count` images: its mean loss and, unless they are None, its outputs."""
         self.count += count
         self._loss += loss.detach().float() * count
+        if outputs is None:
+            return
+        self.measured += count
         for name, measure in self._measures.items():
             if is_object(measure):
                 measure.update(outputs.detach().float(), targets)
@@ -80,11 +82,15 @@ class Totals:
                 self._sums[name] += value.sum() if value.dim() else value * count
 
     def read(self) -> dict[str, float]:
-        """The means. Waits for the device: once an epoch and part."""
-        values = torch.stack(self.tensors()).double().div(max(self.count, 1)).tolist()
-        means = dict(zip(["loss", *self._sums], values, strict=True))
-        objects = {name: float(m.compute()) for name, m in self._measures.items() if is_object(m)}
-        return {"loss": means.pop("loss")} | {name: (means | objects)[name] for name in self._measures}
+        """The means; only the loss where no outputs were added. Waits for the device: once an epoch and part."""
+        loss, *sums = torch.stack(self.tensors()).double().tolist()
+        means = {"loss": loss / max(self.count, 1)}
+        if not self.measured and self.count:
+            return means
+        summed = dict(zip(self._sums, sums, strict=True))
+        for name, measure in self._measures.items():
+            means[name] = float(measure.compute()) if is_object(measure) else summed[name] / max(self.measured, 1)
+        return means
 
 
 def is_object(measure: Any) -> bool:

@@ -2,19 +2,28 @@
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from harness import __version__
 from harness.settings import IN_EVERY_RECIPE, SETTINGS
 from harness.spec import Spec
+from harness.training.attributes import tensors_in
+from harness.training.device import choose_threads, describe_device
 
+if TYPE_CHECKING:
+    from harness.training.build import Built
+
+INITIAL = "initial weights"  # a part of every recipe that follows from the others, unless a file was replaced
+OF_VALUES = ("batch_size", "seed", "epoch_steps", INITIAL)  # parts of `rest` that hyperparameters may choose
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -40,7 +49,13 @@ class Recipe:
     @property
     def base_digest(self) -> str:
         """Without the hyperparameters: what a whole sweep has in common."""
-        return digest_of({"code": self.code, "rest": self.rest})
+        return digest_of({"code": self.code, "rest": {n: v for n, v in self.rest.items() if n != INITIAL}})
+
+    @property
+    def family_digest(self) -> str:
+        """Without all that a search may choose: the recipes that one fingerprint speaks for."""
+        rest = {name: value for name, value in self.rest.items() if name not in OF_VALUES}
+        return digest_of({"code": self.code, "rest": rest})
 
     def parts(self) -> dict[str, Any]:
         """The recipe as JSON."""
@@ -62,6 +77,63 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     if not found and before["private"] != after["private"]:
         found.append("scheduler(), or a value that it reads, changed")
     return found
+
+
+def recipe_of(built: "Built", *, run_id: str, start: str | None = None, generation: int = 0) -> Recipe:
+    """The recipe of a built experiment.
+
+    `start` is the digest of a checkpoint that it begins with; `generation` counts how often its first steps gave
+    something else than before, though all that is known of the recipe was the same.
+    """
+    experiment, data = built.experiment, built.data
+    rest = {
+        "data": f"{data.name} {data.digest[:16]}",
+        "seed": experiment.seed,
+        "batch_size": experiment.batch_size,
+        "precision": built.precision,
+        "compile": experiment.compile,
+        "device": describe_device(built.device),
+        "torchvision": importlib.metadata.version("torchvision"),
+        INITIAL: weights_digest(built),
+    }
+    if built.spec.packages:
+        rest["packages"] = ", ".join(f"{name} {version}" for name, version in sorted(built.spec.packages.items()))
+    if data.workers:
+        rest["workers"] = data.workers  # each draws for itself
+    if experiment.epoch_steps is not None:
+        rest["epoch_steps"] = experiment.epoch_steps
+    if built.device.type == "cpu":
+        rest["threads"] = choose_threads(experiment.threads)
+    if built.is_demo:
+        rest["demo"] = "narrow networks"
+    if start is not None:
+        rest["start"] = start
+    if generation:
+        rest["generation"] = generation
+    private = built.proof.private
+    if private is not None:
+        private = f"{private} on {built.device} ({run_id})"
+    elif built.parts.schedulers and experiment.scheduler_step == "batch":
+        code = code_digests(built.spec, scheduler=True)
+        private = f"the scheduler steps every batch {experiment.params()} {experiment.epochs} epochs {code}"
+    return build_recipe(built.spec, experiment.values(), built.reads, rest, private)
+
+
+def weights_digest(built: "Built") -> str:
+    """A digest of all weights and buffers as they were built: of the model, the loss, and modules on `self`."""
+    digest = hashlib.sha256()
+    seen: set[int] = set()
+    for name, module in built.parts.modules():
+        for tensor in tensors_in(module):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor as bytes, whatever its layout in memory."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def build_recipe(
@@ -116,9 +188,10 @@ def digest_of(value: Any) -> str:
 def package_digest() -> str:
     """A digest of the sources of this package that compute: an edited loop is another recipe."""
     digest = hashlib.sha256()
-    for folder in ("data", "models", "training"):
-        for file in sorted((PACKAGE / folder).rglob("*.py")):
-            digest.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
+    files = [PACKAGE / "experiment.py"]  # the default step and loss
+    files += [file for folder in ("data", "models", "training") for file in sorted((PACKAGE / folder).rglob("*.py"))]
+    for file in files:
+        digest.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()[:8]
 
 

@@ -1,27 +1,31 @@
 """One run: walks its path through the tree, trains where the path leaves it, yields one result an epoch."""
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import FAILED, HarnessError
 from harness.settings import IN_EVERY_RECIPE
-from harness.training.build import Built, Siblings, calling, rebuild, recipe_of, step_scheduler
+from harness.training.build import Built
 from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
-from harness.training.fits import Unfit
 from harness.training.loop import evaluate, train_epoch
 from harness.training.origin import Origin
+from harness.training.parts import like
+from harness.training.recipe import recipe_of
 from harness.training.remote import open_tree
 from harness.training.results import EpochResult
+from harness.training.schedulers import Siblings, step_schedulers
 from harness.training.start import begin_from, read_start
-from harness.training.state import Knobs, capture, read_knobs, restore
+from harness.training.state import Knobs, capture, read_knobs, restore, set_knobs
 from harness.training.tree import Node, child_name
+from harness.training.user_code import calling
 from harness.training.writer import Writer, write_checkpoint
 
 WAIT_SECONDS = 0.05
@@ -32,8 +36,8 @@ class PathEpoch:
     """An epoch of this run's path, with what its checkpoint needs beside the state."""
 
     node: Node
-    scheduler: dict[str, Any] | None
-    groups: list[dict[str, Any]]
+    scheduler: Any  # the state of the scheduler, or a list or dict of states; None without one
+    groups: dict[str, list[dict[str, Any]]]  # of each optimizer
 
 
 class Walk:
@@ -48,38 +52,40 @@ class Walk:
         budget_bytes: int,
         checkpoints: Path,
         start: Origin | None = None,
-        is_demo: bool = False,
+        generation: int = 0,
     ) -> None:
         self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
-        self._is_demo = is_demo
-        if built.unsaved:
+        if not built.proof.resumes:
             budget_bytes = 0  # a state would lack something: who is interrupted begins anew, to the same bits
-        self._by_batch = built.scheduler is not None and built.experiment.scheduler_step == "batch"
-        self.recipe = recipe_of(built, run_id=run_id)
+        self._by_batch = built.experiment.scheduler_step == "batch" and bool(built.parts.schedulers)
+        self.recipe = recipe_of(built, run_id=run_id, generation=generation)
         self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self._start = None if start is None else self._load_start(start)
         if start is not None and self._start is not None:
             self.tree.close()
-            self.recipe = recipe_of(built, run_id=run_id, start=start.digest())
+            self.recipe = recipe_of(built, run_id=run_id, start=start.digest(), generation=generation)
             self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
         self.first_epoch = 0
         self._note: str | None = None
         self._steps: list[PathEpoch] = []
         self._best: PathEpoch | None = None
         self._position = self.tree.root  # the epoch after which the model is
+        self._is_fresh = True  # the parts are as they were built: only their schedulers moved
         self._rolling: dict[str, str] = {}
         self._written: dict[str, str] = {}
         if self._start is not None:
             self.first_epoch = begin_from(built, self._start)
-        self._initial_scheduler = self._scheduler_state()
         self.writer = Writer()
 
     def epochs(self) -> Iterator[EpochResult]:
-        """Yields one result an epoch, reused or trained, until the last one or a loss that is not finite."""
+        """Yields one result an epoch, reused or trained.
+
+        Ends after the last epoch, after a loss that is not finite, or where `early_stopping` says so.
+        """
         built, experiment = self.built, self.built.experiment
         siblings = Siblings(built)
         for epoch in range(self.first_epoch, experiment.epochs):
-            knobs = read_knobs(built.optimizer)
+            knobs, rates = self._knobs(), built.parts.learning_rates()
             name = child_name(self._tip, knobs)
             node = self._find_or_claim(name)
             reused = node is not None
@@ -93,12 +99,12 @@ class Walk:
             is_best = self._improves(node)
             if is_best:
                 self._best = step
-            is_fork = siblings.advance(node.metrics, read_knobs(built.optimizer))
+            is_fork = siblings.advance(node.metrics, self._knobs(), knobs_after=node.knobs_after)
             if not reused:
                 self._save(step, is_best=is_best, is_fork=is_fork)
             finite = self._is_finite(node)
-            yield self._result(step, knobs, reused=reused, is_finite=finite)
-            if not finite:
+            yield self._result(step, rates, reused=reused, is_finite=finite)
+            if not finite or self._is_stalled(node):
                 return
 
     def finish(self) -> None:
@@ -126,35 +132,30 @@ class Walk:
     def _load_start(self, origin: Origin) -> dict[str, Any] | None:
         """The checkpoint to begin with; None where this run's own path, as far as it is known, leads there."""
         start = read_start(origin, self.built)
-        knobs, scheduler = read_knobs(self.built.optimizer), self._scheduler_state()
         tip = self.tree.root
         for _ in range(0 if start["epoch"] is None else start["epoch"] + 1):
-            node = self.tree.find(child_name(tip, read_knobs(self.built.optimizer)))
+            node = self.tree.find(child_name(tip, self._knobs()))
             if node is None:
                 break
             self._follow(node, reused=True)
             tip = node.name
-        self._turn(knobs, scheduler)
+        if tip != self.tree.root:
+            self.built.renew()
         return None if tip == start["node"] else start
 
-    def _follow(self, node: Node, *, reused: bool) -> None:
-        """Brings the options of the optimizer and the scheduler to the end of an epoch, known or just trained."""
-        built, experiment = self.built, self.built.experiment
-        if reused and node.knobs_after is not None:
-            _set_knobs(built.optimizer, node.knobs_after)
-        if built.scheduler is None:
-            return
-        if not self._by_batch:
-            step_scheduler(built.scheduler, node.metrics, experiment.monitor)
-        elif reused:
-            for _ in range(built.data.steps(experiment.batch_size)):
-                step_scheduler(built.scheduler, node.metrics, experiment.monitor)
+    def _knobs(self) -> Knobs:
+        return read_knobs(self.built.parts.optimizers)
 
-    def _turn(self, knobs: Knobs, scheduler: dict[str, Any] | None) -> None:
-        """Puts the scheduler and the options of the optimizer back to where they were."""
-        if scheduler is not None:
-            self.built.scheduler.load_state_dict(copy.deepcopy(scheduler))
-        _set_knobs(self.built.optimizer, knobs)
+    def _follow(self, node: Node, *, reused: bool) -> None:
+        """Brings the options of the optimizers and the schedulers to the end of an epoch, known or just trained."""
+        built, experiment = self.built, self.built.experiment
+        if self._by_batch and reused:
+            for _ in range(built.data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps)):
+                step_schedulers(built.parts.schedulers, node.metrics, experiment.monitor)
+        if reused and node.knobs_after is not None:
+            set_knobs(built.parts.optimizers, node.knobs_after)
+        if not self._by_batch:
+            step_schedulers(built.parts.schedulers, node.metrics, experiment.monitor)
 
     def _find_or_claim(self, name: str) -> Node | None:
         """The node if it is known, None once this process may train it; waits while another one does."""
@@ -171,51 +172,57 @@ class Walk:
 
     def _move_to(self, end: int) -> None:
         """Brings the model to the end of so many epochs: from the deepest state on, training what lies between."""
-        built = self.built
         name = self._steps[end - 1].node.name if end else self.tree.root
         if self._position == name:
             return
-        knobs, scheduler = read_knobs(built.optimizer), self._scheduler_state()
         depth = self._load_deepest(end)
         if depth and self._best is not None:  # an earlier walk left these; this one's replace them
             self._rolling = {"last": self._steps[depth - 1].node.name, "best": self._best.node.name}
         for index in range(depth, end):
             node = self._steps[index].node
-            _set_knobs(built.optimizer, node.knobs)
             metrics = self._train_metrics(node.epoch)
             if not _same(metrics, node.metrics):
                 self._note = f"epoch {node.epoch + 1}, trained again, gave other metrics than it did before"
-        self._turn(knobs, scheduler)
+            self._follow(node, reused=False)
         self._position = name
 
     def _load_deepest(self, end: int) -> int:
-        """Puts the deepest state of the path's first `end` epochs into the model; how many of them that covers."""
+        """Puts the deepest state of the path's first `end` epochs into the model; how many of them that covers.
+
+        The schedulers come to the same place by walking the path again, as they do in a process that resumes.
+        """
         for depth in range(end, 0, -1):
-            step = self._steps[depth - 1]
-            state = self.tree.load_state(step.node.name)
-            if state is not None:
-                try:
-                    restore(self.built.model, self.built.optimizer, state)
-                except Unfit:  # damaged, though its checksum is right
-                    self.tree.drop_state(step.node.name)
-                    continue
-                if self._by_batch:
-                    self.built.scheduler.load_state_dict(copy.deepcopy(step.scheduler))
-                return depth
-        rebuild(self.built, is_demo=self._is_demo)
-        if self._start is not None:
-            restore_from = self._start if self._start["optimizer"] else None
-            self.built.model.load_state_dict(self._start["state_dict"])
-            if restore_from is not None:
-                restore(self.built.model, self.built.optimizer, restore_from)
-        if self._by_batch:
-            self.built.scheduler.load_state_dict(copy.deepcopy(self._initial_scheduler))
+            name = self._steps[depth - 1].node.name
+            state = self.tree.load_state(name)
+            if state is None:
+                continue
+            self._renew(depth)
+            try:
+                restore(self.built.parts, state)
+            except (HarnessError, ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+                self._is_fresh = False
+                self.tree.drop_state(name)  # damaged, though its checksum is right
+                continue
+            self._is_fresh = False
+            return depth
+        self._renew(0)
         return 0
+
+    def _renew(self, depth: int) -> None:
+        """Fresh parts, with schedulers and options as they are after `depth` epochs of the path."""
+        if self._is_fresh and depth == len(self._steps):
+            return
+        self.built.renew()
+        self._is_fresh = True
+        if self._start is not None:
+            begin_from(self.built, self._start)
+        for step in self._steps[:depth]:
+            self._follow(step.node, reused=True)
 
     def _train(self, name: str, epoch: int, knobs: Knobs) -> Node:
         started = time.perf_counter()
         metrics = self._train_metrics(epoch)
-        knobs_after = read_knobs(self.built.optimizer)
+        knobs_after = self._knobs()
         return Node(
             name=name,
             parent=self._tip,
@@ -224,38 +231,36 @@ class Walk:
             metrics=metrics,
             epoch_seconds=time.perf_counter() - started,
             run_id=self.run_id,
-            knobs_after=None if self._by_batch or knobs_after == knobs else knobs_after,
+            knobs_after=None if knobs_after == knobs else knobs_after,
         )
 
     def _train_metrics(self, epoch: int) -> dict[str, float]:
         """Trains one epoch from where the model is and validates it. Nothing else enters but the epoch."""
-        built, experiment = self.built, self.built.experiment
-        common: dict[str, Any] = {
-            "measures": built.measures, "device": built.device, "precision": built.precision,
-        }  # fmt: skip
-        seed_all(experiment.seed, "epoch", epoch)
-        with self._no_late_reads(epoch), calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=1):
-            batch_scheduler = built.scheduler if self._by_batch else None
-            if built.graph is not None and built.graph.reason is None:
-                train = built.graph.train_epoch(seed=experiment.seed, epoch=epoch, batch_scheduler=batch_scheduler)
-                if built.graph.reason is not None:
-                    self._note = f"a step is launched kernel by kernel: {built.graph.reason}"
-            else:
-                batches = built.data.train_batches(
-                    batch_size=experiment.batch_size, seed=experiment.seed, epoch=epoch, device=built.device
-                )
-                train = train_epoch(
-                    built.model, built.loss, built.optimizer, batches, batch_scheduler=batch_scheduler, **common
-                )
+        self._is_fresh = False
+        built, experiment, count = self.built, self.built.experiment, len(self.built.parts.groups)
+        with self._no_late_reads(epoch), calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=FAILED):
+            train, note = train_one(built, epoch, after_step=self._after_step)
+        self._note = note or self._note
+        if len(built.parts.groups) != count:
+            raise HarnessError(
+                f"{built.spec.path}: a parameter group was added in epoch {epoch + 1}. Make all groups in optimizer(), "
+                "and freeze parameters by requires_grad_(False) in begin_epoch() instead.",
+                exit_code=FAILED,
+            )
         if not math.isfinite(train["loss"]):
-            validation = dict.fromkeys(train, math.nan)
+            validation = {name: math.nan for name in ("loss", *built.parts.measures)}
         else:
             batches = built.data.batches(built.data.validation, batch_size=experiment.batch_size, device=built.device)
-            with self._no_late_reads(epoch), calling(built.spec, f"validation, in epoch {epoch + 1},", exit_code=1):
-                validation = evaluate(built.model, built.loss, batches, **common)
+            what = f"validation, in epoch {epoch + 1},"
+            with self._no_late_reads(epoch), calling(built.spec, what, exit_code=FAILED):
+                validation = evaluate(built.parts, batches, device=built.device, precision=built.precision)
         return {f"train_{name}": value for name, value in train.items()} | {
             f"val_{name}": value for name, value in validation.items()
         }
+
+    def _after_step(self) -> None:
+        for scheduler in self.built.parts.schedulers.values() if self._by_batch else ():
+            scheduler.step()
 
     @contextmanager
     def _no_late_reads(self, epoch: int) -> Iterator[None]:
@@ -266,9 +271,16 @@ class Walk:
         late = reads - built.reads - IN_EVERY_RECIPE - (built.scheduler_reads if self._by_batch else set())
         if late:
             raise HarnessError(
-                f"{built.spec.path}: {', '.join(sorted(late))} is read for the first time in epoch {epoch + 1}; "
-                "read it in data(), model(), loss() or optimizer(), where its reading is noted."
+                f"{built.spec.path}: {', '.join(sorted(late))} is read for the first time in epoch {epoch + 1}. "
+                "Read it in every step or every begin_epoch(), or in data(), model(), loss() or optimizer(): "
+                "there its reading is noted before anything is trained."
             )
+
+    def _is_stalled(self, node: Node) -> bool:
+        """Whether `early_stopping` ends the run after this epoch."""
+        patience = self.built.experiment.early_stopping
+        best = self.first_epoch - 1 if self._best is None else self._best.node.epoch
+        return patience is not None and node.epoch - best >= patience
 
     def _is_finite(self, node: Node) -> bool:
         watched = ("train_loss", "val_loss", self.built.experiment.objective)
@@ -297,7 +309,7 @@ class Walk:
         if self._is_finite(node) and (slots or is_fork):
             kept = [slot for slot in slots if slot in self._kept_slots()] + [_slot_of(node)] * is_kept_for_all
             files = [self.checkpoints / f"{slot}.pth.tar" for slot in kept]
-            checkpoint = self._checkpoint(step, capture(self.built.model, self.built.optimizer))
+            checkpoint = self._checkpoint(step, capture(self.built.parts))
             replaced = {self._rolling[slot] for slot in slots if slot in self._rolling}
             self._rolling |= dict.fromkeys(slots, node.name)
             self._written |= dict.fromkeys(kept, node.name)
@@ -324,14 +336,15 @@ class Walk:
         is_missing = state is None
         if state is None:
             self._move_to(step.node.epoch - self.first_epoch + 1)
-            state = capture(self.built.model, self.built.optimizer)
+            state = capture(self.built.parts)
         checkpoint = self._checkpoint(step, state)
         self.writer.do(lambda: write_checkpoint(checkpoint, [file], self.tree, name, rolling=False, kept=is_missing))
 
     def _checkpoint(self, step: PathEpoch, state: dict[str, Any]) -> dict[str, Any]:
-        optimizer = {"state": state["optimizer"]["state"], "param_groups": step.groups}
         return build_checkpoint(
-            {"state_dict": state["state_dict"], "optimizer": optimizer},
+            state,
+            optimizer=self.built.parts.optimizer,
+            groups=step.groups,
             scheduler=step.scheduler,
             epoch=step.node.epoch,
             experiment=self.built.experiment,
@@ -341,13 +354,13 @@ class Walk:
             node=step.node.name,
         )
 
-    def _result(self, step: PathEpoch, knobs: Knobs, *, reused: bool, is_finite: bool) -> EpochResult:
+    def _result(self, step: PathEpoch, rates: dict[str, float], *, reused: bool, is_finite: bool) -> EpochResult:
         node, best = step.node, self._best
         note, self._note = self._note or self.tree.news(), None
         return EpochResult(
             epoch=node.epoch,
             metrics=node.metrics,
-            learning_rate=knobs[0]["lr"],
+            learning_rates=rates,
             epoch_seconds=node.epoch_seconds,
             reused=reused,
             trained_by=node.run_id,
@@ -361,23 +374,33 @@ class Walk:
         keep = self.built.experiment.keep
         return ("best", "last") if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
 
-    def _scheduler_state(self) -> dict[str, Any] | None:
-        scheduler = self.built.scheduler
-        return None if scheduler is None else copy.deepcopy(scheduler.state_dict())
+    def _scheduler_state(self) -> Any:
+        parts = self.built.parts
+        states = {name: copy.deepcopy(scheduler.state_dict()) for name, scheduler in parts.schedulers.items()}
+        return like(parts.scheduler, states) if states else None
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return copy.deepcopy(self.built.optimizer.state_dict()["param_groups"])
+    def _groups(self) -> dict[str, list[dict[str, Any]]]:
+        optimizers = self.built.parts.optimizers
+        return {name: copy.deepcopy(found.state_dict()["param_groups"]) for name, found in optimizers.items()}
 
 
-def _set_knobs(optimizer: Any, knobs: Knobs) -> None:
-    for group, options in zip(optimizer.param_groups, knobs, strict=True):
-        for name, value in options.items():
-            if isinstance(group[name], tuple):
-                group[name] = tuple(value)
-            elif hasattr(group[name], "fill_"):
-                group[name].fill_(value)
-            else:
-                group[name] = value
+def train_one(
+    built: Built, epoch: int, *, after_step: Callable[[], None], steps: int | None = None
+) -> tuple[dict[str, float], str | None]:
+    """Trains one epoch, or its first `steps`, from where the model is; its metrics, and a note on how, if any."""
+    experiment, parts = built.experiment, built.parts
+    seed_all(experiment.seed, "epoch", epoch)
+    experiment.begin_epoch(parts.model, parts.optimizer, epoch)
+    if built.graph is not None and built.graph.reason is None:
+        metrics = built.graph.train_epoch(seed=experiment.seed, epoch=epoch, after_step=after_step, steps=steps)
+        reason = built.graph.reason
+        return metrics, None if reason is None else f"a step is launched kernel by kernel: {reason}"
+    batches = built.data.train_batches(
+        batch_size=experiment.batch_size, seed=experiment.seed, epoch=epoch, device=built.device,
+        epoch_steps=experiment.epoch_steps,
+    )  # fmt: skip
+    chosen = itertools.islice(batches, steps)
+    return train_epoch(parts, chosen, device=built.device, precision=built.precision, after_step=after_step), None
 
 
 def _slot_of(node: Node) -> str:

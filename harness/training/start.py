@@ -9,18 +9,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from harness.errors import HarnessError
 from harness.models.weights import fit_weights
-from harness.training.build import Built, asks_for_metric, calling, step_scheduler
+from harness.training.build import Built
+from harness.training.checkpoint import MORE
 from harness.training.fits import Unfit, check_optimizer
 from harness.training.foreign import load_foreign_checkpoint
 from harness.training.origin import Origin
-from harness.training.state import restore
+from harness.training.parts import by_name
+from harness.training.schedulers import asks_for_metric, step_schedulers
+from harness.training.state import OF_SCHEDULERS, restore
+from harness.training.user_code import calling
 
 _PROGRESS = (
     *("last_epoch", "_step_count", "_last_lr"),
     *("best", "num_bad_epochs", "cooldown_counter"),  # ReduceLROnPlateau
     *("T_cur", "T_i"),  # CosineAnnealingWarmRestarts
 )
-_OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}  # what they leave in a group
 _OF_ALL = set(vars(LRScheduler)) | {  # what any scheduler keeps, in one version of torch or another
     *("base_lrs", "last_epoch", "verbose", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
 }
@@ -37,9 +40,12 @@ def read_start(origin: Origin, built: Built) -> dict[str, Any]:
     without = set(origin.without) - {"optimizer", "scheduler"}
     fitted = fit_weights(found.weights, built.model, without, path=origin.path, where=where)
     is_whole = not fitted.excepted  # else it is another task: training begins anew, from these weights
+    is_ours = found.node is not None
     optimizer = found.optimizer if is_whole else None
+    if is_ours and is_whole and "optimizer" not in origin.without:  # may be several
+        optimizer = found.whole.get("optimizer")
     if optimizer is not None:
-        _check_optimizer(built, optimizer)
+        _check_optimizers(built, optimizer)
     done = found.epochs if is_whole or origin.epochs is not None else None
     if (done or 0) >= built.experiment.epochs:
         total = (done or 0) + 20
@@ -49,6 +55,7 @@ def read_start(origin: Origin, built: Built) -> dict[str, Any]:
     if done is not None:
         notes.append(f"{done} epochs are done ({found.why})")
     scheduler = found.scheduler if is_whole else None
+    more = {name: found.whole[name] for name in (*MORE, "attributes") if is_ours and is_whole and name in found.whole}
     if scheduler is not None and origin.epochs is not None and built.experiment.scheduler_step == "epoch":
         steps = scheduler.get("last_epoch")
         if steps != origin.epochs:
@@ -61,6 +68,7 @@ def read_start(origin: Origin, built: Built) -> dict[str, Any]:
         "epoch": None if not done else done - 1,
         "node": found.node if is_whole and origin.epochs is None else None,
         "notes": notes,
+        **more,
     }
 
 
@@ -74,7 +82,7 @@ def begin_from(built: Built, start: dict[str, Any]) -> int:
         raise HarnessError(f"{built.spec.path}: the checkpoint does not fit model(): {first[0]}") from None
     if start["optimizer"] is not None:
         with calling(built.spec, "loading the checkpoint's optimizer into optimizer()"):
-            restore(built.model, built.optimizer, start)
+            restore(built.parts, start)
     with calling(built.spec, "bringing scheduler() to where the checkpoint was"):
         start["notes"].append(_bring_rates(built, start, done))
     return done
@@ -82,22 +90,30 @@ def begin_from(built: Built, start: dict[str, Any]) -> int:
 
 def _bring_rates(built: Built, start: Mapping[str, Any], done: int) -> str:
     """Brings the scheduler and the learning rate to the end of `done` epochs, as well as is known; says how."""
-    groups = built.optimizer.param_groups
-    own, saved = start["scheduler"], start["optimizer"]
-    theirs = [group.get("lr") for group in saved["param_groups"]] if saved is not None else []
+    parts, groups = built.parts, built.parts.groups
+    saved = {} if start["optimizer"] is None else by_name(parts.optimizer, start["optimizer"])
+    theirs = [group.get("lr") for state in saved.values() for group in state["param_groups"]]
+    schedulers = parts.schedulers
+    own = {} if start["scheduler"] is None else by_name(parts.scheduler, start["scheduler"])
+    is_known = own.keys() == schedulers.keys() and all(
+        _is_same_kind(schedulers[name].state_dict(), state) for name, state in own.items()
+    )
     how = ""
-    if built.scheduler is None:
+    if not schedulers:
         how = _take_rates(groups, theirs) if done else ""
-    elif own is not None and _is_same_kind(built.scheduler.state_dict(), own):
-        built.scheduler.load_state_dict(_progress(built.scheduler.state_dict(), own))
-        _take_rates(groups, theirs or list(own.get("_last_lr") or ()))
+    elif is_known:
+        for name, state in own.items():
+            schedulers[name].load_state_dict(_progress(schedulers[name].state_dict(), state))
+        last = [rate for state in own.values() for rate in state.get("_last_lr") or ()]
+        _take_rates(groups, theirs or last)
         how = "scheduler as in the file"
-    elif done and built.experiment.scheduler_step == "epoch" and asks_for_metric(built.scheduler):
+    elif done and built.experiment.scheduler_step == "epoch" and any(map(asks_for_metric, schedulers.values())):
         how = f"the scheduler begins anew{', for the file has none of its kind'}; {_take_rates(groups, theirs)}"
     elif done:
-        steps = 1 if built.experiment.scheduler_step == "epoch" else built.data.steps(built.experiment.batch_size)
-        for _ in range(done * steps):
-            step_scheduler(built.scheduler, {}, built.experiment.monitor)
+        experiment = built.experiment
+        batches = built.data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps)
+        for _ in range(done * (1 if experiment.scheduler_step == "epoch" else batches)):
+            step_schedulers(schedulers, {}, experiment.monitor)
         how = f"scheduler moved on by {done} epochs"
     rates = ", ".join(f"{group['lr']:g}" for group in groups[:4])
     others = [rate for group, rate in zip(groups, theirs, strict=False) if rate is not None and rate != group["lr"]]
@@ -117,24 +133,36 @@ def _take_rates(groups: list[dict[str, Any]], rates: list[Any]) -> str:
     return "learning rate as in the file"
 
 
-def _check_optimizer(built: Built, saved: Mapping[str, Any]) -> None:
+def _check_optimizers(built: Built, saved: Any) -> None:
+    """Raises `HarnessError` where the states are not those of as many optimizers, each of its kind."""
+    optimizers, states = built.parts.optimizers, by_name(built.parts.optimizer, saved)
+    if states.keys() != optimizers.keys():
+        raise HarnessError(
+            f"{built.spec.path}: the checkpoint has {len(states)} optimizers, optimizer() gives {len(optimizers)}. "
+            "To begin with the weights alone: --except optimizer"
+        )
+    for name, optimizer in optimizers.items():
+        _check_optimizer(built, optimizer, states[name])
+
+
+def _check_optimizer(built: Built, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """Raises `HarnessError` for the state of an optimizer of another kind, or over other parameters."""
     way_out = "To begin with the weights alone: --except optimizer"
-    ours, theirs = _sizes(built.optimizer.state_dict()), _sizes(saved)
+    ours, theirs = _sizes(optimizer.state_dict()), _sizes(saved)
     if ours != theirs:
         raise HarnessError(
             f"{built.spec.path}: the checkpoint's optimizer has groups of {theirs} parameters, "
             f"optimizer() has groups of {ours}. {way_out}"
         )
-    options = set(saved["param_groups"][0]) - _OF_SCHEDULERS - {"params", "param_names"}
-    lacking, strange = _names(built.optimizer) - options, options - _names(built.optimizer)
+    options = set(saved["param_groups"][0]) - OF_SCHEDULERS - {"params", "param_names"}
+    lacking, strange = set(optimizer.defaults) - options, options - set(optimizer.defaults)
     if lacking and strange:  # a newer torch has options more, and an older one less: not both
         raise HarnessError(
             f"{built.spec.path}: the checkpoint's optimizer is of another kind: it has {', '.join(sorted(strange))}; "
             f"optimizer() has {', '.join(sorted(lacking))}. {way_out}"
         )
     try:
-        check_optimizer(built.optimizer, saved)
+        check_optimizer(optimizer, saved)
     except Unfit as error:
         reason = str(error).removeprefix("the saved state does not fit: ")
         where = f"{built.spec.path}: the checkpoint's optimizer does not fit optimizer()"
@@ -143,10 +171,6 @@ def _check_optimizer(built: Built, saved: Mapping[str, Any]) -> None:
 
 def _sizes(state: Mapping[str, Any]) -> list[int]:
     return [len(group["params"]) for group in state.get("param_groups", ())]
-
-
-def _names(optimizer: Optimizer) -> set[str]:
-    return set(optimizer.defaults)
 
 
 def _is_same_kind(present: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.spec import Description
 from harness.training.origin import Origin
+from harness.training.results import Fingerprints, Proof
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Preflight:
     device: str
     is_demo: bool
     start: Origin | None = None  # a checkpoint to begin with
-    paths: str | None = None  # the address of the tree of epochs, where it has one
+    paths: Path | str | None = None  # the tree of epochs: a folder, which need not exist yet, or an address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,10 @@ class PreflightReport:
     data: str
     train_images: int
     corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
+    proof: Proof  # of the rehearsal
+    generation: int = 0  # of the family of recipes: see `training/fingerprints.py`
+    fingerprints: Fingerprints | None = None  # to keep, where they are new
+    fingerprint_note: str | None = None  # that the first steps give other numbers than before
     gpu_bytes: int = 0  # free on the GPU
     trial_bytes: int = 0  # what the largest trial took there, with what a process takes
     start_note: str | None = None  # what was read of the checkpoint to begin with
@@ -68,6 +73,9 @@ class Train:
     expected_recipe: str | None = None  # of an interrupted run: another one is not continued
     code: dict[str, str] | None = None  # digests of the spec's parts when the command began: no other is trained
     awaits_verdict: bool = False  # after each epoch, wait for a `Verdict`
+    proof: Proof | None = None  # of the rehearsal; None: rehearse first
+    generation: int = 0
+    fingerprints: Fingerprints | None = None  # to keep before the first epoch
     reach: str | None = None  # a file that a worker on another machine finds in `paths`, if it sees the driver's
 
 
@@ -96,6 +104,7 @@ class Prepared:
     step: str
     threads: int | None
     private: str | None
+    rehearsal: str = ""  # what was proven, in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """Tries everything that a run does, with one batch, before a sweep starts. What would fail in an hour fails now."""
 
-import io
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,64 +10,86 @@ from torch import Tensor, nn
 from harness.errors import FAILED, HarnessError
 from harness.objects import check_address
 from harness.spec import Spec
-from harness.training.build import Built, DataCache, build, calling, recipe_of
-from harness.training.checkpoint import build_checkpoint, pack
-from harness.training.device import choose_device, choose_threads, describe_device, seed_all
-from harness.training.loop import autocast, evaluate, train_epoch
-from harness.training.recipe import code_digests
+from harness.training.build import Built, build
+from harness.training.data_cache import DataCache
+from harness.training.device import choose_device, choose_threads, describe_device
+from harness.training.fingerprints import check_fingerprint
+from harness.training.recipe import code_digests, recipe_of
+from harness.training.rehearsal import rehearse, take_fingerprint
+from harness.training.results import Proof
+from harness.training.run import train_one
 from harness.training.start import begin_from, read_start
-from harness.training.state import capture, restore, same_bits
+from harness.training.step import autocast
+from harness.training.user_code import calling
 from harness.workers.messages import Preflight, PreflightReport
 
-TIMED_SECONDS = 0.15
 CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
 def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightReport:
-    """Trains, validates, saves and loads one batch, where the search space needs most memory, and times it."""
-    paths_note = None if request.paths is None else check_address(request.paths)
+    """Rehearses a run, tries the values of the search space that need most memory, and estimates what it all takes."""
+    paths_note = check_address(request.paths) if isinstance(request.paths, str) else None
     device = choose_device(request.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    def build_with(values: Mapping[str, Any]) -> Built:
-        return build(spec, values, device=device, cache=cache, is_demo=request.is_demo)
+    def build_with(values: Mapping[str, Any], proof: Proof | None = None) -> Built:
+        return build(spec, values, device=device, cache=cache, is_demo=request.is_demo, proof=proof)
 
     built = build_with(request.values)
-    corner = _find_corner(built, request, build_with)
+    with _memory_explained(built):
+        rehearsed = rehearse(built)
+    proof = rehearsed.proof
+    corner = _find_corner(built, request, lambda values: build_with(values, proof))
     if corner:
-        largest = build_with(request.values | corner)
-        _pass_through(largest)
-        del largest
-    state_bytes = _pass_through(built)
+        _train_one_batch(build_with(request.values | corner, proof))
     start_note = None
     if request.start is not None:
-        begun = build_with(request.values)
+        begun = build_with(request.values, proof)
         start = read_start(request.start, begun)
         begin_from(begun, start)
         start_note = "; ".join(start["notes"])
-    data = built.data
-    experiment = built.experiment
     recipe = recipe_of(built, run_id="")
+    checked = check_fingerprint(
+        request.paths,
+        recipe.family_digest,
+        values=request.values,
+        fingerprint=proof.fingerprint,
+        take=lambda values: take_fingerprint(build_with(_known(built, values), proof)),
+    )
+    data, experiment = built.data, built.experiment
     return PreflightReport(
-        epoch_seconds=_time_epoch(built),
-        state_bytes=state_bytes,
+        epoch_seconds=_epoch_seconds(built, rehearsed.step_seconds),
+        state_bytes=rehearsed.state_bytes,
         device=describe_device(device),
         precision=built.precision,
         threads=choose_threads(experiment.threads) if device.type == "cpu" else None,
         recipe=recipe.parts(),
-        recipe_digest=recipe.digest,
+        recipe_digest=recipe_of(built, run_id="", generation=checked.generation).digest,
         code=code_digests(spec, scheduler=True),
         model=type(built.model).__name__,
         parameters=sum(parameter.numel() for parameter in built.model.parameters()),
         data=data.name,
         train_images=len(data.train),  # type: ignore[arg-type]
         corner=corner,
+        proof=proof,
+        generation=checked.generation,
+        fingerprints=checked.kept,
+        fingerprint_note=checked.note,
         paths_note=paths_note,
         start_note=start_note,
         data_notes=data.notes,
         **_gpu_memory(device),
     )
+
+
+def _known(built: Built, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an earlier command, as far as the spec still has them."""
+    present = built.experiment.values()
+    kept = {name: value for name, value in values.items() if name in present}
+    return built.values | {
+        n: tuple(v) if isinstance(v, list) and isinstance(present[n], tuple) else v for n, v in kept.items()
+    }
 
 
 def _gpu_memory(device: torch.device) -> dict[str, int]:
@@ -82,65 +103,39 @@ def _gpu_memory(device: torch.device) -> dict[str, int]:
     return {"gpu_bytes": free + held + CONTEXT_BYTES, "trial_bytes": took + CONTEXT_BYTES}
 
 
-def _pass_through(built: Built) -> int:
-    """A batch of training, one of validation, a checkpoint and back; the bytes of a state."""
-    experiment, data, device = built.experiment, built.data, built.device
-    common: dict[str, Any] = {"measures": built.measures, "device": device, "precision": built.precision}
+def _train_one_batch(built: Built) -> None:
+    """One batch, whose memory is what counts."""
+    with _memory_explained(built), calling(built.spec, "training the first batch"):
+        train_one(built, 0, after_step=lambda: None, steps=1)
+        if built.graph is not None and built.graph.reason is None:
+            built.graph.train_epoch(seed=0, epoch=0, steps=3)  # to capture takes more memory than the steps
+
+
+@contextmanager
+def _memory_explained(built: Built) -> Iterator[None]:
     try:
-        with calling(built.spec, "training the first batch"):
-            seed_all(experiment.seed, "preflight")
-            batches = data.train_batches(batch_size=experiment.batch_size, seed=0, epoch=0, device=device)
-            train_epoch(built.model, built.loss, built.optimizer, _first(batches, 1), **common)
-            if built.graph is not None and built.graph.reason is None:
-                built.graph.train_epoch(seed=0, epoch=0, steps=3)  # to capture takes more memory than the steps
-        with calling(built.spec, "validating the first batch"):
-            batches = data.batches(data.validation, batch_size=experiment.batch_size, device=device)
-            metrics = evaluate(built.model, built.loss, _first(batches, 1), **common)
+        yield
     except torch.OutOfMemoryError:
+        experiment = built.experiment
         values = ", ".join(f"{name}={value}" for name, value in experiment.params().items())
         raise HarnessError(
-            f"{built.spec.path}: a batch of {experiment.batch_size} does not fit into the memory of {device} "
+            f"{built.spec.path}: a batch of {experiment.batch_size} does not fit into the memory of {built.device} "
             f"({values}); choose a smaller batch_size or model.",
             exit_code=FAILED,
         ) from None
-    state = capture(built.model, built.optimizer)
-    checkpoint = build_checkpoint(
-        state, scheduler=None if built.scheduler is None else built.scheduler.state_dict(), epoch=0,
-        experiment=experiment, metrics=metrics, spec=built.spec, run_id="", node="",
-    )  # fmt: skip
-    content, _ = pack(checkpoint)
-    with calling(built.spec, "reading a checkpoint back"):
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        restore(built.model, built.optimizer, loaded)
-    if not same_bits(capture(built.model, built.optimizer), state):
-        raise HarnessError(f"{built.spec.path}: the model or optimizer is not the same after saving and loading.")
-    return len(content)
 
 
-def _time_epoch(built: Built) -> float:
-    """Seconds that a training epoch and its validation take, from some tenths of a second of batches."""
-    experiment, data, device = built.experiment, built.data, built.device
-    common: dict[str, Any] = {"measures": built.measures, "device": device, "precision": built.precision}
-    steps = data.steps(experiment.batch_size)
-    count, seconds = 1, 0.0
-    while True:
-        batches = data.train_batches(batch_size=experiment.batch_size, seed=0, epoch=0, device=device)
-        started = time.perf_counter()
-        train_epoch(built.model, built.loss, built.optimizer, _first(batches, count), **common)
-        seconds = time.perf_counter() - started
-        if seconds > TIMED_SECONDS / 2 or count >= steps:
-            break
-        count = min(steps, max(count + 1, round(count * TIMED_SECONDS / max(seconds, 1e-3))))
+def _epoch_seconds(built: Built, step_seconds: float) -> float:
+    """Seconds that a training epoch and its validation take, from those of a step."""
+    experiment, data = built.experiment, built.data
     share = len(data.validation) / max(len(data.train), 1) / 3  # type: ignore[arg-type]  # no backward pass
-    return seconds / count * steps * (1 + share)
+    return step_seconds * data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps) * (1 + share)
 
 
 def _find_corner(built: Built, request: Preflight, build_with: Any) -> dict[str, Any]:
     """The values, among the ends of each searched range, that need most memory. Empty: the defaults do."""
     experiment = built.experiment
-    with experiment.recording() as reads, calling(built.spec, "model()"):
-        experiment.model()
-    names = [name for name in request.searched if name in reads | {"batch_size"}]
+    names = [name for name in request.searched if name in built.model_reads | {"batch_size"}]
     most = _memory_bytes(built) if names else 0
     corner: dict[str, Any] = {}
     for name in names:
@@ -166,14 +161,11 @@ def _memory_bytes(built: Built) -> int:
     leaves = [module for module in built.model.modules() if not list(module.children())]
     handles = [module.register_forward_hook(count) for module in leaves]
     inputs, _ = next(iter(built.data.batches(built.data.train, batch_size=2, device=built.device)))
-    with torch.no_grad(), autocast(built.device, built.precision):
-        built.model.eval()(inputs)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad(), autocast(built.device, built.precision):
+            built.experiment.predict(built.model.eval(), inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     parameters = sum(p.numel() * p.element_size() for p in built.model.parameters())
     return 4 * parameters + outputs * built.experiment.batch_size // len(inputs)
-
-
-def _first(batches: Iterator[tuple[Tensor, Tensor]], count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch

@@ -17,8 +17,9 @@ from harness.files import scratch_folder
 from harness.machine import end_with_parent, keep_memory
 from harness.models import summarize
 from harness.spec import Spec, load_spec
-from harness.training.build import DataCache, build
+from harness.training.build import Built, build
 from harness.training.checkpoint import versions
+from harness.training.data_cache import DataCache
 from harness.training.device import (
     choose_device,
     choose_threads,
@@ -26,8 +27,11 @@ from harness.training.device import (
     is_out_of_memory,
     make_deterministic,
 )
+from harness.training.fingerprints import keep_fingerprints
 from harness.training.recipe import code_digests
+from harness.training.rehearsal import rehearse
 from harness.training.remote import node_folder
+from harness.training.results import Proof, structure_of
 from harness.training.run import Walk
 from harness.workers.messages import Checkpoint, Describe, Done, Failed, Preflight, Prepared, Request, Train, Verdict
 from harness.workers.preflight import preflight
@@ -56,6 +60,7 @@ class Worker:
         keep_memory()
         self._cache = DataCache()
         self._spec: Spec | None = None
+        self._proofs: dict[tuple[tuple[str, str], ...], Proof] = {}  # of rehearsals with other values
 
     def serve(self, request: Request, send: Send, receive: Receive) -> None:
         """Serves a request; an error becomes a `Failed`."""
@@ -84,6 +89,7 @@ class Worker:
     def load(self, path: Path) -> Spec:
         """Loads a spec, and keeps it for later runs."""
         self._spec = load_spec(path)
+        self._proofs.clear()
         return self._spec
 
     def _load_late(self, request: Train) -> Spec | None:
@@ -95,6 +101,19 @@ class Worker:
                 raise
             return None
         return spec if request.code in (None, code_digests(spec, scheduler=True)) else None
+
+    def _build(self, spec: Spec, request: Train, device: torch.device) -> Built:
+        """The run's parts, with a proof: the command's, or one of this worker's own where other code would run."""
+        proof = request.proof
+        if proof is not None:
+            values = spec.experiment.defaults() | request.values
+            structure = structure_of(values, {name for name, _ in proof.structure})
+            proof = proof if structure == proof.structure else self._proofs.get(structure)
+        built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo, proof=proof)
+        if proof is None:
+            proof = rehearse(built).proof
+            self._proofs[proof.structure] = proof
+        return built
 
     def _set_threads(self, spec: Spec, values: dict[str, Any]) -> None:
         make_deterministic(choose_threads((spec.experiment.defaults() | values)["threads"]))
@@ -111,7 +130,9 @@ class Worker:
             return
         self._set_threads(spec, request.values)
         device = choose_device(request.device)
-        built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo)
+        built = self._build(spec, request, device)
+        if request.fingerprints is not None:
+            keep_fingerprints(request.paths, request.fingerprints)
         run = Walk(
             built,
             run_id=request.run_id,
@@ -119,7 +140,7 @@ class Worker:
             budget_bytes=request.budget_bytes,
             checkpoints=request.checkpoints,
             start=request.start,
-            is_demo=request.is_demo,
+            generation=request.generation,
         )
         try:
             recipe = run.recipe
@@ -148,6 +169,7 @@ class Worker:
                     step=built.step,
                     threads=choose_threads(experiment.threads) if device.type == "cpu" else None,
                     private=recipe.private,
+                    rehearsal=built.proof.sentence(),
                 )
             )
             epochs = reused = 0

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from harness.spec import load_spec
-from harness.training.build import Built, DataCache, build
+from harness.training.build import Built, build
+from harness.training.data_cache import DataCache
 from harness.training.device import make_deterministic
 from harness.training.origin import Origin
+from harness.training.rehearsal import rehearse
 from harness.training.results import EpochResult
 from harness.training.run import Walk
 from harness.training.state import same_bits
@@ -106,11 +108,13 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make() -> Callable[..., Built]:
-    """Builds a spec file with some values."""
+    """Builds a spec file with some values, and rehearses it."""
 
     def make(path: Path, *, cache: DataCache | None = None, is_demo: bool = False, **values: Any) -> Built:
         device = torch.device("cpu")
-        return build(load_spec(path), values, device=device, cache=cache or DataCache(), is_demo=is_demo)
+        built = build(load_spec(path), values, device=device, cache=cache or DataCache(), is_demo=is_demo)
+        rehearse(built)
+        return built
 
     return make
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from harness.errors import HarnessError, UserCodeError
 from harness.settings import IN_EVERY_RECIPE
-from harness.training.build import Built, Siblings, rebuild, step_scheduler
+from harness.training.build import Built
+from harness.training.schedulers import Siblings, step_schedulers
 from harness.training.state import capture, read_knobs, same_bits
 
 Write, Make = Callable[..., Path], Callable[..., Built]
@@ -24,18 +25,19 @@ LAST = "nn.Linear(16 * self.width, 2)"
 @pytest.mark.parametrize(("change", "message"), [
     ((LAST, "nn.Linear(16 * self.width, 5)"), "the model gives 5 outputs an image, but data() has 2 classes."),
     ((LAST, "nn.Unflatten(1, (self.width, 16)), nn.Linear(16, 2)"), "shape (4, 2) of outputs"),
-    ((LAST, "nn.Linear(7, 2)"), "the model raised RuntimeError"),
+    ((LAST, "nn.Linear(7, 2)"), "training the first batches raised RuntimeError"),
     (("        return nn.Sequential(", "        return 3\n        return nn.Sequential("),
      "model() returns int; return an nn.Module."),
     (("        return tensors(", "        return 3\n        return tensors("), "data() returns int; return one of"),
-    ((OPTIMIZER, "        return 3"), "optimizer() returns int, not an optimizer."),
-    ((PLATEAU, "[3]"), "scheduler() returns list; return a scheduler of torch.optim.lr_scheduler, or None."),
+    ((OPTIMIZER, "        return 3"), "optimizer() returns int, not an optimizer, nor a list"),
+    ((PLATEAU, "[3]"), "scheduler() returns int; return a scheduler of torch.optim.lr_scheduler, a list or"),
     ((PLATEAU, "undefined"), "scheduler() raised NameError: name 'undefined' is not defined"),
     ((METHOD, "    def loss(self):\n        return nn.CrossEntropyLoss(reduction='none')\n\n" + METHOD),
      "the loss must be one number, a mean over the batch."),
-    ((METHOD, "    def loss(self):\n        return nn.BCEWithLogitsLoss()\n\n" + METHOD), "the loss raised ValueError"),
+    ((METHOD, "    def loss(self):\n        return nn.BCEWithLogitsLoss()\n\n" + METHOD),
+     "training the first batches raised ValueError"),
     ((METHOD, "    def metrics(self):\n        return {'wrong': lambda outputs: 1}\n\n" + METHOD),
-     "the metric wrong raised TypeError"),
+     "training the first batches raised TypeError"),
     (('objective = "val_loss"', 'objective = "val_acuracy"'),
      "objective 'val_acuracy' is not measured. Did you mean 'val_accuracy'?"),
     (('objective = "val_loss"', 'monitor = "loss"'), "monitor 'loss' is not measured."),
@@ -63,14 +65,14 @@ def test_initial_weights_come_from_the_seed_alone(write: Write, make: Make) -> N
     first = make(write())
     torch.rand(10)
     second, other = make(write()), make(write(), seed=1)
-    assert same_bits(capture(first.model, first.optimizer), capture(second.model, second.optimizer))
+    assert same_bits(capture(first.parts), capture(second.parts))
     assert not same_bits(dict(first.model.state_dict()), dict(other.model.state_dict()))
-    rebuild(other, is_demo=False)
+    other.renew()
     with torch.no_grad():
         for parameter in first.model.parameters():
             parameter.fill_(3)
-    rebuild(first, is_demo=False)
-    assert same_bits(capture(first.model, first.optimizer), capture(second.model, second.optimizer))
+    first.renew()
+    assert same_bits(capture(first.parts), capture(second.parts))
 
 
 def test_looking_for_reads_leaves_the_model_as_it_was(write: Write, make: Make) -> None:
@@ -93,7 +95,7 @@ def test_reads_of_the_scheduler_are_apart(write: Write, make: Make) -> None:
 def test_a_scheduler_gets_the_monitored_metric_where_it_asks(scheduler: str, asks: bool) -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
     made = eval(scheduler, vars(torch.optim.lr_scheduler), {"optimizer": optimizer})
-    step_scheduler(made, {"val_loss": 0.25, "train_loss": 9.0}, "val_loss")
+    step_schedulers({"": made}, {"val_loss": 0.25, "train_loss": 9.0}, "val_loss")
     assert (getattr(made, "best", None) == 0.25) is asks
     assert made.last_epoch == 1
 
@@ -104,8 +106,8 @@ def test_siblings_leave_where_they_choose_another_learning_rate(write: Write, ma
     siblings = Siblings(built)
     left = []
     for value in (1.0, 2.0, 2.0, 2.0, 2.0):
-        step_scheduler(built.scheduler, {"val_loss": value}, "val_loss")
-        left.append(siblings.advance({"val_loss": value}, read_knobs(built.optimizer)))
+        step_schedulers(built.parts.schedulers, {"val_loss": value}, "val_loss")
+        left.append(siblings.advance({"val_loss": value}, read_knobs(built.parts.optimizers)))
     assert left == [False, True, True, True, False], "the third time it is the other factor of patience 2"
 
 
@@ -146,5 +148,7 @@ def test_a_model_that_does_not_fit_regression_targets_says_so(write: Write, make
         (METHOD, "    def loss(self):\n        return nn.MSELoss()\n\n" + METHOD),
         ('objective = "val_loss"', 'objective = "val_mean_absolute_error"'),
     )
-    with pytest.raises(HarnessError, match=r"gives outputs of shape \(2, 2\), but data\(\) has targets of shape \(2,"):
+    with pytest.raises(
+        HarnessError, match=r"gives outputs of shape \(2,\) an example, but data\(\) has targets of shape \(\)"
+    ):
         make(spec)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_parts import plain_parts
 from torch import nn, optim
 
 from harness.data import shapes, tensors
@@ -17,6 +18,7 @@ from harness.training.graph import StepGraph
 from harness.training.loop import train_epoch
 from harness.training.measures import accuracy
 from harness.training.state import capture, same_bits
+from harness.training.step import LossScaler
 
 CPU = torch.device("cpu")
 DEVICES = [
@@ -45,10 +47,8 @@ def data() -> Data:
 
 
 def step_graph(model: nn.Module, optimizer: optim.Optimizer, data: Data, device: torch.device) -> StepGraph:
-    return StepGraph(
-        model, nn.CrossEntropyLoss(), optimizer, data, measures={"accuracy": accuracy}, device=device,
-        precision="float32", batch_size=64,
-    )  # fmt: skip
+    parts = plain_parts(model, optimizer, measures={"accuracy": accuracy})
+    return StepGraph(parts, data, device=device, precision="float32", batch_size=64)
 
 
 def train(data: Data, device: torch.device, make: Any, *, by_graph: bool) -> tuple[list[dict[str, float]], Any, Any]:
@@ -66,10 +66,10 @@ def train(data: Data, device: torch.device, make: Any, *, by_graph: bool) -> tup
             metrics.append(stepper.train_epoch(seed=0, epoch=epoch))
         else:
             batches = data.train_batches(batch_size=64, seed=0, epoch=epoch, device=device)
-            common: Any = {"measures": {"accuracy": accuracy}, "device": device, "precision": "float32"}
-            metrics.append(train_epoch(model, nn.CrossEntropyLoss(), optimizer, batches, **common))
+            parts = plain_parts(model, optimizer, measures={"accuracy": accuracy})
+            metrics.append(train_epoch(parts, batches, device=device, precision="float32"))
         scheduler.step()
-    return metrics, capture(model, optimizer), stepper
+    return metrics, capture(plain_parts(model, optimizer)), stepper
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -127,24 +127,15 @@ def test_options_that_turn_every_step_are_not_captured_every_step(data: Data, mo
         model = network()
         optimizer = OPTIMIZERS["sgd"](model.parameters())
         scheduler = optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=30)  # turns momentum as well
+        parts = plain_parts(model, optimizer)
         seed_all(0)
         if by_graph:
-            stepper = StepGraph(
-                model,
-                nn.CrossEntropyLoss(),
-                optimizer,
-                data,
-                measures={},
-                device=CPU,
-                precision="float32",
-                batch_size=8,
-            )
-            stepper.train_epoch(seed=0, epoch=0, batch_scheduler=scheduler)
+            stepper = StepGraph(parts, data, device=CPU, precision="float32", batch_size=8)
+            stepper.train_epoch(seed=0, epoch=0, after_step=scheduler.step)
         else:
             batches = data.train_batches(batch_size=8, seed=0, epoch=0, device=CPU)
-            common: Any = {"measures": {}, "device": CPU, "precision": "float32", "batch_scheduler": scheduler}
-            train_epoch(model, nn.CrossEntropyLoss(), optimizer, batches, **common)
-        states.append(capture(model, optimizer))
+            train_epoch(parts, batches, device=CPU, precision="float32", after_step=scheduler.step)
+        states.append(capture(parts))
     assert len(captures) == 1 + graph.MOST_TURNS
     assert stepper.reason == "a scheduler turns other options than the learning rate"
     assert same_bits(*states)
@@ -249,13 +240,16 @@ class Gathering:
 
 def test_why_a_step_cannot_be_a_graph_is_said(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, model = torch.device("cuda"), nn.Linear(2, 2)
-    sgd = optim.SGD(model.parameters(), lr=0.1)
+    sgd = plain_parts(model, optim.SGD(model.parameters(), lr=0.1))
     few = tensors(torch.zeros(80, 2), torch.arange(80) % 2, validation=0.2)
-    assert graph.why_not(data, sgd, {}, cuda, batch_size=64) is None
+    gathering = plain_parts(model, sgd.optimizer, measures={"m": Gathering()})
+    several = plain_parts(model, [sgd.optimizer, optim.RMSprop(model.parameters())])
+    assert graph.why_not(data, sgd, cuda, batch_size=64) is None
     for reason, found in {
-        "no graphs on cpu": graph.why_not(data, sgd, {}, CPU, batch_size=64),
-        "RMSprop": graph.why_not(data, optim.RMSprop(model.parameters()), {}, cuda, batch_size=64),
-        "gathers by itself": graph.why_not(data, sgd, {"m": Gathering()}, cuda, batch_size=64),
-        "one full batch": graph.why_not(few, sgd, {}, cuda, batch_size=64),
+        "no graphs on cpu": graph.why_not(data, sgd, CPU, batch_size=64),
+        "RMSprop": graph.why_not(data, several, cuda, batch_size=64),
+        "metric m keeps its own state": graph.why_not(data, gathering, cuda, batch_size=64),
+        "float16": graph.why_not(data, plain_parts(model, sgd.optimizer, scaler=LossScaler()), cuda, batch_size=64),
+        "one full batch": graph.why_not(few, sgd, cuda, batch_size=64),
     }.items():
         assert found is not None and reason in found

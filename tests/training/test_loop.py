@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from plain_parts import plain_parts
 from torch import Tensor, nn, optim
 
 from harness.training.loop import evaluate, train_epoch
 from harness.training.measures import accuracy, mean_absolute_error
+from harness.training.parts import Parts
 
 CPU: dict[str, Any] = {"device": torch.device("cpu"), "precision": "float32"}
 
@@ -15,6 +17,10 @@ CPU: dict[str, Any] = {"device": torch.device("cpu"), "precision": "float32"}
 def net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+
+
+def evaluated(model: nn.Module, measures: dict[str, Any]) -> Parts:
+    return plain_parts(model, optim.SGD(model.parameters()), measures=measures)
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:
@@ -28,7 +34,7 @@ def test_an_epoch_is_that_of_the_textbook() -> None:
     optimizer = optim.SGD(ours.parameters(), lr=0.1, momentum=0.9)
     loss = nn.CrossEntropyLoss()
     torch.manual_seed(7)
-    told = train_epoch(ours, loss, optimizer, batches(), measures={"accuracy": accuracy}, **CPU)
+    told = train_epoch(plain_parts(ours, optimizer, measures={"accuracy": accuracy}), batches(), **CPU)
 
     optimizer = optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
     torch.manual_seed(7)
@@ -49,7 +55,7 @@ def test_an_epoch_is_that_of_the_textbook() -> None:
 def test_evaluation_changes_nothing_and_weighs_the_last_batch_by_its_images() -> None:
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    told = evaluate(model, nn.CrossEntropyLoss(), batches(), measures={"accuracy": accuracy}, **CPU)
+    told = evaluate(evaluated(model, {"accuracy": accuracy}), batches(), **CPU)
     inputs, targets = (torch.cat(part) for part in zip(*batches(), strict=True))
     with torch.no_grad():
         outputs = model.eval()(inputs)
@@ -62,7 +68,7 @@ def test_a_scheduler_can_step_every_batch() -> None:
     model = net()
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    train_epoch(model, nn.CrossEntropyLoss(), optimizer, batches(), measures={}, batch_scheduler=scheduler, **CPU)
+    train_epoch(plain_parts(model, optimizer), batches(), after_step=scheduler.step, **CPU)
     assert optimizer.param_groups[0]["lr"] == 0.1 * 0.5**4
 
 
@@ -86,7 +92,7 @@ def test_measures_are_values_an_image_means_a_batch_or_objects() -> None:
         "each": lambda outputs, targets: targets.float(),
     }
     for _ in range(2):  # an object starts anew
-        told = evaluate(net(), nn.CrossEntropyLoss(), batches(), measures=measures, **CPU)
+        told = evaluate(evaluated(net(), measures), batches(), **CPU)
         assert list(told) == ["loss", "mean", "count", "each"]
         assert told["mean"] == pytest.approx(told["each"]) == pytest.approx((torch.arange(50) % 3).float().mean())
         assert told["count"] == 4
@@ -102,7 +108,8 @@ def test_bfloat16_keeps_float32_parameters_and_losses() -> None:
 
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     device = torch.device("cpu")
-    coarse = train_epoch(model, loss, optimizer, batches(), measures={}, device=device, precision="bfloat16")
+    parts = plain_parts(model, optimizer, loss=loss)
+    coarse = train_epoch(parts, batches(), device=device, precision="bfloat16")
     torch.manual_seed(0)
     assert seen == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -12,7 +12,8 @@ from states import has_state
 
 from harness.errors import HarnessError, UserCodeError
 from harness.spec import load_spec
-from harness.training.build import DataCache, build
+from harness.training.build import build
+from harness.training.data_cache import DataCache
 from harness.training.device import make_deterministic
 from harness.training.run import Walk
 from harness.training.state import capture, restore, same_bits
@@ -435,12 +436,12 @@ def test_training_on_leaves_a_state_in_memory_as_it_was(write: Any, make: Any, t
     built = make(write())
     run = Walk(built, run_id="run", paths=tmp_path / "tree", budget_bytes=10**9, checkpoints=tmp_path / "checkpoints")
     run._train_metrics(0)
-    state = capture(built.model, built.optimizer)
+    state = capture(built.parts)
     torch.save(state, tmp_path / "kept")
     kept = torch.load(tmp_path / "kept", weights_only=True)
     run._train_metrics(1)
     assert same_bits(state, kept)
-    restore(built.model, built.optimizer, state)
+    restore(built.parts, state)
     run._train_metrics(1)
     assert same_bits(state, kept)
     run.close()

@@ -1,0 +1,97 @@
+"""What training changes and no checkpoint holds: found only to name it, where a rehearsal shows that it matters."""
+
+import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from harness.training.attributes import copy_to_cpu, tensors_in
+from harness.training.state import same_bits
+
+if TYPE_CHECKING:
+    from harness.training.build import Built
+
+Hidden = dict[str, Any]
+OF_MODULES = frozenset(vars(nn.Module())) | {"training"}
+OF_OPTIMIZERS = frozenset(("state", "param_groups", "defaults", "step"))
+
+
+def note_hidden(built: "Built") -> Hidden:
+    """Copies of values that could change unseen."""
+    own = _own_tensors(built)
+    return {key: copy_to_cpu(value) for key, _, value in _candidates(built) if _is_comparable(value, own)}
+
+
+def find_hidden(built: "Built", before: Hidden) -> tuple[list[str], list[str]]:
+    """What changed since it was noted, or is new, in words: counters, and others."""
+    counters: list[str] = []
+    others: list[str] = []
+    own = _own_tensors(built)
+    for key, words, value in _candidates(built):
+        if _is_comparable(value, own) and not (key in before and same_bits(before[key], copy_to_cpu(value))):
+            is_counter = isinstance(value, int | float) and not isinstance(value, bool)
+            (counters if is_counter else others).append(words)
+    return counters, others
+
+
+def _candidates(built: "Built") -> Iterator[tuple[str, str, Any]]:
+    """Values that no `state_dict()` holds: a key, what it is in words, and the value."""
+    parts = built.parts
+    for what, module in parts.modules():
+        for path, inner in module.named_modules():
+            where = f"{type(inner).__name__} in {what}" if path else what
+            for name, value in vars(inner).items():
+                if name not in OF_MODULES and not name.startswith("_"):
+                    yield f"{what}.{path}.{name}", f"the attribute {name} of {where}", value
+            for place, hook in enumerate(_hooks(inner)):
+                yield from _closure(hook, f"{what}.{path}.hook{place}", f"a hook of {what}")
+    for number, optimizer in enumerate(parts.optimizers.values()):
+        for name, value in vars(optimizer).items():
+            if name not in OF_OPTIMIZERS and not name.startswith("_"):
+                yield f"optimizer{number}.{name}", f"the attribute {name} of {type(optimizer).__name__}", value
+        for place, hook in enumerate(_hooks(optimizer)):
+            yield from _closure(hook, f"optimizer{number}.hook{place}", "a hook of the optimizer")
+    yield from _closure(parts.loss, "loss", "the loss")
+    for name, value in _globals_of_methods(type(parts.experiment)).items():
+        if not name.startswith("__") and isinstance(value, dict | list | set | int | float | Tensor):
+            yield f"global.{name}", f"the global {name}", value
+
+
+def _hooks(owner: Any) -> Iterator[Any]:
+    for name, value in vars(owner).items():
+        if name.endswith("_hooks") and isinstance(value, dict):
+            yield from value.values()
+
+
+def _closure(function: Any, key: str, where: str) -> Iterator[tuple[str, str, Any]]:
+    """The variables that a function keeps from where it was defined."""
+    inner = getattr(function, "__func__", function)
+    if isinstance(inner, types.FunctionType):
+        for name, cell in zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True):
+            try:
+                yield f"{key}.{name}", f"{name} in {where}", cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+
+
+def _globals_of_methods(cls: type) -> dict[str, Any]:
+    for value in vars(cls).values():
+        if isinstance(value, types.FunctionType):
+            return value.__globals__
+    return {}
+
+
+def _own_tensors(built: "Built") -> set[int]:
+    """The tensors that a checkpoint holds."""
+    return {id(tensor) for _, module in built.parts.modules() for tensor in tensors_in(module)}
+
+
+def _is_comparable(value: Any, own: set[int]) -> bool:
+    if isinstance(value, Tensor):
+        return id(value) not in own
+    if isinstance(value, int | float | str | bytes | bool | None):
+        return True
+    if isinstance(value, dict):
+        return all(_is_comparable(item, own) for item in value.values())
+    return isinstance(value, list | tuple | set) and all(_is_comparable(item, own) for item in value)

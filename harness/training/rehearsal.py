@@ -1,0 +1,314 @@
+"""The rehearsal: a few real steps, before anything is stored, prove what a run of this recipe can be relied on for.
+
+    from scratch           5 steps, validation, 2 steps, validation
+    again, a checkpoint    5 steps (other trials are built in between), validation, a checkpoint
+    put into fresh parts   2 steps, validation
+
+All losses, gradients, metrics and states must be the same bits. Five and then two finds what counts to 2, 3 or 4.
+Where training changes something that no checkpoint holds, a counter decides at once, and anything else is given more
+steps to show itself. Where something differs, it is named, and the run shares nothing, or begins anew where it is
+interrupted.
+"""
+
+import hashlib
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.training.build import Built, check_names, shares_network
+from harness.training.checkpoint import build_checkpoint, pack
+from harness.training.device import noting_nondeterminism, seed_all
+from harness.training.hidden import find_hidden, note_hidden
+from harness.training.loop import evaluate, train_epoch
+from harness.training.recipe import tensor_bytes
+from harness.training.refusals import check_outputs, explain_step
+from harness.training.results import Proof, structure_of
+from harness.training.schedulers import Siblings, step_schedulers, try_batch_schedulers
+from harness.training.state import (
+    Knobs,
+    capture,
+    capture_gradients,
+    not_storable,
+    read_knobs,
+    restore,
+    same_bits,
+    set_knobs,
+)
+from harness.training.user_code import calling
+
+FIRST, THEN = 5, 2  # steps
+MORE = 13  # steps, in place of the two, where something hidden changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What a rehearsal found, and measured on the way. Times in seconds, sizes in bytes."""
+
+    proof: Proof
+    step_seconds: float
+    state_bytes: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Segment:
+    """Some steps as an epoch has them: their losses, what was measured, and what they left."""
+
+    losses: list[Tensor]
+    metrics: dict[str, float]
+    knobs: Knobs
+    state: dict[str, Any]
+    gradients: dict[str, Tensor]
+    has_outputs: bool
+    step_seconds: float
+
+
+def rehearse(built: Built) -> Rehearsed:
+    """Rehearses what is built, and leaves it built afresh, with the proof.
+
+    Raises `HarnessError` where a step, the validation or a checkpoint does not work, saying what to write instead.
+    """
+    built.proof = Proof()
+    first = built.parts
+    built.renew()
+    if shares_network(first, built.parts):
+        built.proof = Proof(keeps_network=True)
+        built.renew()
+    del first
+    if built.parts.schedulers and built.experiment.scheduler_step == "batch":
+        try_batch_schedulers(built)
+    reads: set[str] = set()
+    with noting_nondeterminism() as nondeterministic:
+        whole = _play_whole(built, reads)
+    built.proof = replace(
+        built.proof, nondeterministic=tuple(sorted(nondeterministic)), has_outputs=whole[0].has_outputs
+    )
+    check_names(built)
+    proof, state_bytes = _play_again(built, whole, reads)
+    searched = (reads | built.reads) & set(built.experiment.hyperparameters)
+    built.proof = replace(
+        proof,
+        reads=frozenset(reads),
+        fingerprint=fingerprint_of(whole[0]),
+        structure=structure_of(built.experiment.values(), searched),
+    )
+    built.reads |= reads
+    built.renew()
+    return Rehearsed(proof=built.proof, step_seconds=whole[0].step_seconds, state_bytes=state_bytes)
+
+
+def take_fingerprint(built: Built) -> str:
+    """The fingerprint of a recipe: its first steps from scratch. Leaves it built afresh."""
+    built.renew()
+    segment = _play(built, 0, FIRST, set())
+    built.renew()
+    return fingerprint_of(segment)
+
+
+def fingerprint_of(segment: Segment) -> str:
+    """A digest of the losses and of the state after the first steps."""
+    digest = hashlib.sha256()
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(name.encode() + tensor_bytes(value))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                add(f"{name}.{key}", item)
+        elif isinstance(value, list | tuple):
+            for number, item in enumerate(value):
+                add(f"{name}.{number}", item)
+
+    add("losses", segment.losses)
+    for name in ("state_dict", "optimizer", "loss", "buffers"):
+        add(name, segment.state.get(name))
+    return digest.hexdigest()[:16]
+
+
+def _play_whole(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
+    """From scratch to the end. What the user wrote is tried here for the first time: errors are explained."""
+    try:
+        first = _play(built, 0, FIRST, reads, is_checked=True)
+    except HarnessError:
+        raise
+    except Exception as error:
+        explain_step(built, error)
+        with calling(built.spec, "training the first batches"):
+            raise
+    _turn(built, first)
+    return first, _play(built, 1, THEN, reads)
+
+
+def _play_again(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -> tuple[Proof, int]:
+    """Again from scratch, with siblings, to a checkpoint, and on from there in fresh parts: the proof."""
+    proof = built.proof
+    built.renew()
+    before = note_hidden(built)
+    built.parts.keeps_gradients = True
+    again = _play(built, 0, FIRST, reads, between=lambda: Siblings(built))
+    counters, others = find_hidden(built, before)
+    others += [f"the attribute {name}" for name in not_storable(built.parts)]
+    content, size = _packed(built, again)
+    what = _difference(whole[0], again)
+    if what is not None:
+        built.renew()
+        if _difference(whole[0], _play(built, 0, FIRST, reads)) is None:
+            return replace(proof, shares=False, differs=f"building other trials changes its {what}"), size
+        return replace(proof, repeats=False, differs=f"the same steps from scratch give other {what}"), size
+    if others and not counters:
+        whole = _play_longer(built, reads)
+    for keeps_gradients in () if counters else (False, True):
+        built.proof = replace(proof, keeps_gradients=keeps_gradients)
+        what = _go_on(built, content, whole, again.knobs, reads)
+        if what is None:
+            return built.proof, size
+    names = list(dict.fromkeys(counters + others)) or ["something that training changes"]
+    verb, shown = "are" if len(names) > 1 else "is", " and ".join(names)
+    why = f" ({what} would differ)" if what else ""
+    return replace(proof, resumes=False, differs=f"{shown} {verb} in no checkpoint{why}"), size
+
+
+def _play_longer(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
+    """From scratch to a later end."""
+    built.renew()
+    first = _play(built, 0, FIRST, reads)
+    _turn(built, first)
+    return first, _play(built, 1, MORE, reads)
+
+
+def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: Knobs, reads: set[str]) -> str | None:
+    """What differs where the second part is played from a checkpoint in fresh parts; None where nothing does."""
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not built.proof.keeps_gradients:
+        state.pop("gradients", None)
+    built.renew()
+    if built.experiment.scheduler_step == "batch":
+        for _ in range(FIRST):
+            step_schedulers(built.parts.schedulers, whole[0].metrics, built.experiment.monitor)
+    set_knobs(built.parts.optimizers, knobs)
+    _turn(built, whole[0])
+    try:
+        restore(built.parts, state)
+    except Exception as error:
+        return f"what a checkpoint gives back ({type(error).__name__}: {error})"
+    return _difference(whole[1], _play(built, 1, len(whole[1].losses), reads))
+
+
+def _packed(built: Built, segment: Segment) -> tuple[bytes, int]:
+    """The checkpoint after a segment as the bytes of its file, and how many a run's checkpoint will have."""
+    parts = built.parts
+    checkpoint = build_checkpoint(
+        segment.state, optimizer=parts.optimizer,
+        groups={name: optimizer.state_dict()["param_groups"] for name, optimizer in parts.optimizers.items()},
+        scheduler=None, epoch=0, experiment=built.experiment, metrics=segment.metrics, spec=built.spec,
+        run_id="", node="",
+    )  # fmt: skip
+    content, _ = pack(checkpoint)
+    gradients = segment.state.get("gradients", {}).values()
+    return content, len(content) - sum(tensor.numel() * tensor.element_size() for tensor in gradients)
+
+
+def _play(
+    built: Built, epoch: int, steps: int, reads: set[str], *,
+    between: Callable[[], object] | None = None, is_checked: bool = False,
+) -> Segment:  # fmt: skip
+    """The first steps of an epoch, one batch of validation, and the state then."""
+    data, experiment = built.data, built.experiment
+    with experiment.recording() as seen:
+        losses, train, seconds = _train(built, epoch, steps, between, is_checked)
+        batches = data.batches(data.validation, batch_size=experiment.batch_size, device=built.device)
+        with calling(built.spec, "validating the first batch"):
+            one = itertools.islice(batches, 1)
+            validation = evaluate(built.parts, one, device=built.device, precision=built.precision)
+    reads |= seen
+    metrics = {f"train_{name}": value for name, value in train.items()}
+    metrics |= {f"val_{name}": value for name, value in validation.items()}
+    return Segment(
+        losses=losses,
+        metrics=metrics,
+        knobs=read_knobs(built.parts.optimizers),
+        state=capture(built.parts),
+        gradients=capture_gradients(built.parts),
+        has_outputs=len(train) == len(validation),
+        step_seconds=seconds,
+    )
+
+
+def _train(
+    built: Built, epoch: int, steps: int, between: Callable[[], object] | None, is_checked: bool
+) -> tuple[list[Tensor], dict[str, float], float]:
+    """The losses of the first steps of an epoch, their means, and the seconds that a step takes."""
+    parts, experiment = built.parts, built.experiment
+    losses: list[Tensor] = []
+    clock: list[float] = []
+    step = experiment.step
+
+    def noting(model: Any, loss: Any, optimizer: Any, inputs: Tensor, targets: Tensor) -> Any:
+        returned = step(model, loss, optimizer, inputs, targets)
+        if is_checked and not losses:
+            check_outputs(built, returned, targets)
+        losses.append(returned[0].detach().clone())
+        clock.append(time.perf_counter())
+        return returned
+
+    def after_step() -> None:
+        if experiment.scheduler_step == "batch":
+            for scheduler in parts.schedulers.values():
+                scheduler.step()
+        if between is not None and len(losses) == 2:
+            between()
+
+    vars(experiment)["step"] = noting
+    try:
+        seed_all(experiment.seed, "epoch", epoch)
+        experiment.begin_epoch(parts.model, parts.optimizer, epoch)
+        batches = itertools.islice(_batches(built, epoch), steps)
+        means = train_epoch(parts, batches, device=built.device, precision=built.precision, after_step=after_step)
+    finally:
+        vars(experiment).pop("step", None)
+    clock.append(time.perf_counter())  # after the means were read: the device has done all of it
+    return losses, means, (clock[-1] - clock[0]) / max(len(losses) - 1, 1)
+
+
+def _batches(built: Built, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch, and the same again where there are few."""
+    experiment = built.experiment
+    while True:
+        yield from built.data.train_batches(
+            batch_size=experiment.batch_size, seed=experiment.seed, epoch=epoch, device=built.device,
+            epoch_steps=experiment.epoch_steps,
+        )  # fmt: skip
+
+
+def _turn(built: Built, segment: Segment) -> None:
+    """Steps the schedulers as they are after an epoch with these metrics."""
+    if built.experiment.scheduler_step == "epoch":
+        with calling(built.spec, "stepping the scheduler"):
+            step_schedulers(built.parts.schedulers, segment.metrics, built.experiment.monitor)
+
+
+def _difference(one: Segment, other: Segment) -> str | None:
+    """What differs between two segments that should be the same; None where nothing does."""
+    if not same_bits(one.losses, other.losses):
+        return "losses"
+    if not same_bits(one.gradients, other.gradients):
+        return "gradients"
+    names = {"state_dict": "weights", "loss": "state of the loss", "optimizer": "state of the optimizer"}
+    for name in ("state_dict", "buffers", "loss", "optimizer", "frozen", "scaler"):
+        if not same_bits(one.state.get(name), other.state.get(name)):
+            return names.get(name, name)
+    left, right = (segment.state.get("attributes", {}) for segment in (one, other))
+    for name in left.keys() & right.keys():
+        if not same_bits(left[name], right[name]):
+            return f"values of self.{name}"
+    for name, value in one.metrics.items():
+        if value != other.metrics[name] and not (math.isnan(value) and math.isnan(other.metrics[name])):
+            return name
+    return None
