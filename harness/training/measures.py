@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from harness.data import Data
 
 Measure = Callable[[Tensor, Tensor], Tensor]
+OF_REGRESSION = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def default_measures(data: Data, loss: Any = None) -> dict[str, Any]:
     """Accuracy for classes and labels, mean absolute error for regression."""
     if data.is_classification:
         return {"accuracy": accuracy}
-    if data.is_multilabel:
+    if data.is_multilabel and not isinstance(loss, OF_REGRESSION):
         return {"accuracy": label_accuracy_of_probabilities if isinstance(loss, nn.BCELoss) else label_accuracy}
     return {"mean_absolute_error": mean_absolute_error}
 

@@ -24,13 +24,20 @@ def check_outputs(built: "Built", returned: Any, targets: Tensor) -> None:
             "are measured on (or None)."
         )
     value, outputs = returned
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise HarnessError(f"{path}: the loss must be one number, a mean over the batch, not {_kind(value)}.")
+    check_loss(built, value)
     if outputs is None:
         return
     if not isinstance(outputs, Tensor):
         raise HarnessError(f"{path}: step() returns {_kind(outputs)} as outputs; return one tensor, or None.")
     check_shape(built, outputs, targets)
+
+
+def check_loss(built: "Built", value: Any) -> None:
+    """Raises `HarnessError` where a loss is not one number."""
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        raise HarnessError(
+            f"{built.spec.path}: the loss must be one number, a mean over the batch. It is {_kind(value)}."
+        )
 
 
 def check_shape(built: "Built", outputs: Tensor, targets: Tensor) -> None:
@@ -82,6 +89,11 @@ def explain_step(built: "Built", error: Exception) -> None:
             f"{RECIPES} has it (auxiliary heads)."
         ) from error
     check_shape(built, outputs.float(), targets)
+    try:
+        value = built.parts.loss(outputs.float(), targets)
+    except Exception:
+        return
+    check_loss(built, value)
 
 
 def _wants_closure(optimizer: Any, error: Exception) -> bool:

@@ -82,7 +82,7 @@ def rehearse(built: Built) -> Rehearsed:
         built.proof = Proof(keeps_network=True)
         built.renew()
     del first
-    if built.parts.schedulers and built.experiment.scheduler_step == "batch":
+    if built.parts.schedulers and Built.values_of(built.experiment, "scheduler_step") == "batch":
         try_batch_schedulers(built)
     reads: set[str] = set()
     with noting_nondeterminism() as nondeterministic:
@@ -189,9 +189,9 @@ def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: 
     if not built.proof.keeps_gradients:
         state.pop("gradients", None)
     built.renew()
-    if built.experiment.scheduler_step == "batch":
+    if Built.values_of(built.experiment, "scheduler_step") == "batch":
         for _ in range(FIRST):
-            step_schedulers(built.parts.schedulers, whole[0].metrics, built.experiment.monitor)
+            step_schedulers(built.parts.schedulers, whole[0].metrics, Built.values_of(built.experiment, "monitor"))
     set_knobs(built.parts.optimizers, knobs)
     _turn(built, whole[0])
     try:
@@ -259,7 +259,7 @@ def _train(
         return returned
 
     def after_step() -> None:
-        if experiment.scheduler_step == "batch":
+        if Built.values_of(experiment, "scheduler_step") == "batch":
             for scheduler in parts.schedulers.values():
                 scheduler.step()
         if between is not None and len(losses) == 2:
@@ -289,9 +289,9 @@ def _batches(built: Built, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _turn(built: Built, segment: Segment) -> None:
     """Steps the schedulers as they are after an epoch with these metrics."""
-    if built.experiment.scheduler_step == "epoch":
+    if Built.values_of(built.experiment, "scheduler_step") == "epoch":
         with calling(built.spec, "stepping the scheduler"):
-            step_schedulers(built.parts.schedulers, segment.metrics, built.experiment.monitor)
+            step_schedulers(built.parts.schedulers, segment.metrics, Built.values_of(built.experiment, "monitor"))
 
 
 def _difference(one: Segment, other: Segment) -> str | None:

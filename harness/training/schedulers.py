@@ -90,9 +90,9 @@ class Siblings:
         names = sorted((built.scheduler_reads - built.reads) & set(searched))
         most = MOST_SIBLINGS if not names else max(2, round(MOST_SIBLINGS ** (1 / len(names))))
         grid = itertools.product(*(searched[name].points(most) for name in names)) if names else ()
-        self._monitor = built.experiment.monitor
+        self._monitor = built.values_of(built.experiment, "monitor")
         self._alive: list[tuple[dict[str, Optimizer], dict[str, Any]]] = []
-        if built.experiment.scheduler_step == "batch":
+        if built.values_of(built.experiment, "scheduler_step") == "batch":
             return
         for point in itertools.islice(grid, MOST_SIBLINGS):
             values = dict(zip(names, point, strict=True))
