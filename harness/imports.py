@@ -41,7 +41,7 @@ def fresh_imports(folder: Path) -> Iterator[Callable[[], dict[str, str]]]:
     So an edited file is seen, and the sources of an old run are loaded beside the present ones. Yields a function
     that lists the modules that were imported: for each, its path as its name says it (`pkg/net.py`), and its file.
     """
-    before = {name: module for name, module in sys.modules.items() if _is_own_module(module)}
+    before = {name: module for name, module in list(sys.modules.items()) if _is_own_module(module)}
     for name in before:
         del sys.modules[name]
     path_before, write_before = list(sys.path), sys.dont_write_bytecode
@@ -52,7 +52,7 @@ def fresh_imports(folder: Path) -> Iterator[Callable[[], dict[str, str]]]:
         yield _list_own
     finally:
         sys.path[:], sys.dont_write_bytecode = path_before, write_before
-        for name in [name for name, module in sys.modules.items() if _is_own_module(module)]:
+        for name in [name for name, module in list(sys.modules.items()) if _is_own_module(module)]:
             del sys.modules[name]
         sys.modules.update(before)
 

@@ -28,7 +28,7 @@ def define(**attributes: Any) -> type[Experiment]:
     ({"objective_at": "first"}, "objective_at must be one of 'best', 'last', not 'first'."),
     ({"direction": "maximise"}, "Did you mean 'maximize'?"),
     ({"scheduler_step": "epochs"}, "Did you mean 'epoch'?"),
-    ({"precision": "float16"}, "precision must be one of"),
+    ({"precision": "float8"}, "precision must be one of"),
     ({"sampler": "tpee"}, "Did you mean 'tpe'?"),
     ({"objective": None}, "objective must be the name of a metric"),
     ({"keep": ("first",)}, "keep must be 'all' or a tuple of 'best' and 'last', not ('first',)."),

@@ -41,15 +41,16 @@ def describe_device(device: torch.device) -> str:
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """`auto` is bfloat16 on GPUs that are fast at it (compute capability 8 and up), else float32.
+    """`auto` is bfloat16 on GPUs that are fast at it (compute capability 8 and up), float16 on those that are fast at
+    that alone (7, such as T4 and V100), else float32.
 
     `tf32` lets a GPU round the factors of a float32 product to 10 bits of mantissa; on a CPU it is float32.
     On CPUs, `auto` is never bfloat16: with AVX512-BF16 alone it was slower than float32.
     """
     if setting != "auto":
         return setting
-    is_fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return "bfloat16" if is_fast else "float32"
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+    return "bfloat16" if major >= 8 else "float16" if major == 7 else "float32"
 
 
 def set_products(precision: str) -> None:
