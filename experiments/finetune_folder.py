@@ -45,7 +45,7 @@ class FinetuneFolder(Experiment):
 
     def optimizer(self, parameters):
         *backbone, weight, bias = parameters
-        groups = [{"params": backbone, "lr": self.lr / 10}, {"params": [weight, bias]}]
+        groups = [{"params": [weight, bias]}, {"params": backbone, "lr": self.lr / 10}]
         return optim.SGD(groups, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
     def scheduler(self, optimizer):
@@ -55,4 +55,4 @@ class FinetuneFolder(Experiment):
         def after_frozen(epoch):
             return 0.0 if epoch < self.frozen else along_cosine(epoch)
 
-        return optim.lr_scheduler.LambdaLR(optimizer, [after_frozen, along_cosine])
+        return optim.lr_scheduler.LambdaLR(optimizer, [along_cosine, after_frozen])
