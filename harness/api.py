@@ -1,10 +1,10 @@
-"""Everything that the command line does, from Python: one function a command, by the same names.
+"""Every command as a function of Python, with the same name.
 
-`spec` is the path of a spec file, or an `Experiment` subclass that was imported from one. Options are those of the
-command line: `store` is where runs, checkpoints and epochs are kept, `device` is `auto`, `cuda`, `cpu` or `mps`,
-`data_dir` where downloaded data is kept, `demo` means the demo's runs, `study` the study that is meant: `1` is the
-first of the spec, None the newest, `"all"` every one. Epochs count from 1. What a user can mend raises
-`HarnessError`. Nothing is printed; where there is a terminal or a notebook, a bar shows how far a search has come.
+`spec` is the path of a spec file, or an `Experiment` subclass that was imported from one. The options are those of the
+command line: `store` is the folder of runs, checkpoints and epochs; `device` is `auto`, `cuda`, `cpu` or `mps`;
+`data_dir` is the folder of downloaded data; `demo` means the demo's runs; `study` chooses a study: `1` is the first of
+the spec, None the newest, `"all"` all of them. Epochs count from 1. An error of the user raises `HarnessError`. Nothing
+is printed. In a terminal or a notebook, a bar shows the progress.
 """
 
 import os
@@ -69,15 +69,15 @@ def sweep(
     assignments: Sequence[str] | None = None,
     **values: Any,
 ) -> "SweepResult":
-    """Searches the hyperparameters of a spec; called again, it goes on to `trials` trials in all.
+    """Searches the hyperparameters of a spec. The same call again continues, to `trials` trials in all.
 
         result = harness.sweep("experiments/vgg_cifar.py", trials=20, jobs=2, momentum=0.9)
         result.best, result.runs
 
     `values` fix hyperparameters and settings; `assignments` do so in text, `"lr=0.1"`, as `--set`. `timeout` is in
     seconds, or written as `"30m"`; `path_budget` in bytes, or written as `"5GB"`. `verbose` prints what the command
-    line prints; `progress` forces a bar, or none. An interrupted call raises `KeyboardInterrupt`; the same call goes
-    on.
+    line prints; `progress` forces a bar, or none. An interrupted call raises `KeyboardInterrupt`; the same
+    call again continues.
     """
     if ray is None and (cpus_per_trial is not None or gpus_per_trial is not None):
         raise HarnessError("--cpus-per-trial and --gpus-per-trial need --ray.")
@@ -129,13 +129,13 @@ def train(
     assignments: Sequence[str] | None = None,
     **values: Any,
 ) -> "RunRecord":
-    """Trains one run at the defaults, or what `values` say; called again after an interruption, it goes on.
+    """Trains one run at the defaults or with `values`. After an interruption, the same call continues.
 
         run = harness.train("experiments/vgg_cifar.py", lr=0.1, epochs=5)
         run.value, run.best_epoch, harness.history(run)
 
-    `start` is what the command line calls `--from`: a run, or a checkpoint file, to go on from. `start_epochs` says
-    how many epochs it has done (`--epoch`), `start_without` what of it is left out (`--except`).
+    `start` is `--from` of the command line: a run or a checkpoint file to start from. `start_epochs` is the number of
+    epochs that it has done (`--epoch`); `start_without` names what to leave out (`--except`).
     """
     from harness.searching import commands
 
@@ -159,7 +159,7 @@ def train(
 def list_runs(
     spec: SpecLike, *, study: Study = None, sort: str | None = None, demo: bool = False, store: PathLike = "mlruns"
 ) -> "tuple[list[RunRecord], str]":
-    """The runs of a study, the best first, and a sentence on those that are left out, where there are any."""
+    """The runs of a study, the best first, and a sentence about runs that are left out (or an empty text)."""
     from harness.tracking import runs
     from harness.tracking.store import Store
     from harness.tracking.studies import describe_others
@@ -177,9 +177,9 @@ def runs(
 
         harness.runs("vgg_cifar")[["name", "value", "lr", "duration"]]
 
-    One row a run: `run_id`, `name`, `status`, `value` (that of the objective), a column for each param and each
-    metric's last value, then `kind` (`trial`, `train` or `confirm`), `study` (its number), `start` and `duration`.
-    Where a param and a metric share a name, such as `lr`, the metric is `last_lr`. `sort` orders by a metric.
+    Each run has one row. The columns are `run_id`, `name`, `status`, `value` (of the objective), one for each param and
+    for each metric's last value, then `kind` (`trial`, `train` or `confirm`), `study` (its number), `start` and
+    `duration`. If a param and a metric share a name, such as `lr`, the metric is `last_lr`. `sort` names a metric.
     """
     from harness.tracking.runs import records_table
 
@@ -197,7 +197,7 @@ def best(
     data_dir: PathLike | None = None,
     trust: bool = False,
 ) -> "RunRecord":
-    """The best run of a study; with `test` it is measured on the test part as well, and that look is noted.
+    """The best run of a study. With `test` it is also measured on the test part, and this is noted.
 
     harness.best("vgg_cifar").params
     """
@@ -216,13 +216,13 @@ def best(
 
         run = opened.client.get_run(record.run_id)
         loaded = load(opened, run, device=device)
-        _ = loaded.built.data.test  # an error where there is none: nothing was seen then
+        _ = loaded.built.data.test  # raises an error if there is no test part, before the use is noted
         looks = note_look(opened, [run], by="best --test")
         return replace(record, test=loaded.measure("test"), notes=(describe_looks(looks),))
 
 
 def history(run: "RunLike", *, store: PathLike = "mlruns") -> "pd.DataFrame":
-    """The curves of a run as a DataFrame: one row an epoch, from 1, and one column a metric.
+    """The metrics of a run as a DataFrame: one row for each epoch, from 1, and one column for each metric.
 
         harness.history(run.run_id).val_accuracy.plot()
 
@@ -264,16 +264,17 @@ def load_run(
     weights_only: bool = False,
     trust: bool = False,
 ) -> "LoadedRun | SavedRun":
-    """A run rebuilt from its artifacts alone, ready to use: the spec's source travels with it.
+    """Rebuilds a run from its artifacts alone, which include the spec's source.
 
         run = harness.load_run("best", "experiments/vgg_cifar.py")
         run.model, run.params, run.metrics, run.epoch
 
     `run` is an MLflow run id, the beginning of one, or `"best"` with the `spec` that is meant. `checkpoint` is
-    `"best"` or `"last"`. Raises `HarnessError` where there is no such run, or its artifacts are missing or damaged.
+    `"best"` or `"last"`. Raises `HarnessError` if there is no such run, or if its artifacts are missing or damaged.
 
-    **The code that is kept with the run is run**: trust a store as you trust a program. That of another user's store,
-    or of a tracking server, is run only with `trust`. With `weights_only` no code is run: the checkpoint alone.
+    **This executes the code that is stored with the run**: trust a store as you trust a program. Code from another
+    user's store, or from a tracking server, needs `trust`. With `weights_only`, only the checkpoint is read and no code
+    is executed.
     """
     from harness.results.kept import look_at
     from harness.results.reload import load
@@ -301,7 +302,7 @@ def reload(
     data_dir: PathLike | None = None,
     trust: bool = False,
 ) -> "Verification":
-    """Rebuilds a run from its artifacts alone, measures it again, and compares that with what was logged.
+    """Rebuilds a run from its artifacts alone, measures it again, and compares with the logged metrics.
 
     harness.reload("best", "experiments/vgg_cifar.py").match
     """
@@ -326,12 +327,12 @@ def predict(
     data_dir: PathLike | None = None,
     trust: bool = False,
 ) -> "pd.DataFrame":
-    """What a run's model says of images: one row each, with `image`, `class` and `probability`.
+    """The predictions of a run's model: one row for each image, with `image`, `class` and `probability`.
 
         harness.predict("best", ["cat.png", "dog.png"], "experiments/vgg_cifar.py")
 
-    `images` are files, or inputs as the data holds them: for images uint8 (N, C, H, W). For regression the columns
-    are `image` and `output`. `load_run(...).predict(images)` gives all probabilities as a tensor.
+    `images` are files, or inputs in the form of the data: images uint8 (N, C, H, W). For regression the columns are
+    `image` and `output`. `load_run(...).predict(images)` gives all probabilities as a tensor.
     """
     import pandas as pd
 
@@ -364,12 +365,12 @@ def compare(
     data_dir: PathLike | None = None,
     trust: bool = False,
 ) -> "Comparison":
-    """What differs between two or more runs, and whether the difference in their results is real.
+    """Compares runs: parameters, metrics, and whether the difference is significant.
 
         harness.compare("best", "1a2b3c4d", spec="experiments/vgg_cifar.py")
 
-    The models are measured again on the same validation images: the paired bootstrap says by how much one is
-    better, McNemar's test how likely so much is by chance.
+    The models are measured again on the same validation images. The paired bootstrap says how much better one is,
+    McNemar's test how likely this difference is by chance.
     """
     from harness.results import compare
 
@@ -396,7 +397,7 @@ def confirm(
     verbose: bool = False,
     progress: bool | None = None,
 ) -> "Confirmation":
-    """Trains the best run's values again with other seeds, and only then looks at the test part, once.
+    """Trains the best run's values again with other seeds, then measures on the test part, once.
 
     harness.confirm("experiments/vgg_cifar.py", seeds=5).spreads["val_accuracy"].mean
     """
@@ -448,7 +449,7 @@ def serve_report(
     store: PathLike = "mlruns",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves the report on this machine while a sweep runs, until it is interrupted; says where."""
+    """Serves the report on this machine until it is interrupted, also while a sweep runs; prints the address."""
     from harness.reporting.serving import serve
 
     serve(Path(store), name_of(spec, demo), study=study, port=port, say=say)
@@ -463,7 +464,7 @@ def ui(
     store: PathLike = "mlruns",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Shows the runs in MLflow's own pages, until it is interrupted; says where."""
+    """Shows the runs in MLflow's own pages until it is interrupted; prints the addresses."""
     from harness.tracking.ui import show
 
     show(Path(store), name_if(spec, demo), study=None if study is None else str(study), port=port, say=say)
@@ -482,7 +483,7 @@ def _options(spec: SpecLike, store: PathLike, **options: Any) -> "Options":
 
 
 def _screen(options: "Options", verbose: bool, progress: bool | None) -> "tuple[OpenScreen, list[str]]":
-    """What a person sees, and the sentences that are kept for the caller."""
+    """The screen, and the list of sentences for the caller."""
     from harness.reporting.progress import OpenQuiet
     from harness.reporting.screen import open_screen
 

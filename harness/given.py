@@ -1,4 +1,4 @@
-"""What calls from Python are given: a spec as a path or a class, a run as an id or a result, folders, trust."""
+"""Reads the arguments of calls from Python: a spec as a path or a class, a run as an id or a result, folders, trust."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ Study: TypeAlias = str | int | None
 
 
 def spec_file(spec: SpecLike) -> Path:
-    """The file of a spec that was given as a path or as a class; raises `HarnessError` where it has none."""
+    """The file of a spec, given as a path or as a class. Raises `HarnessError` if it has none."""
     if isinstance(spec, str | os.PathLike):
         return Path(spec)
     if not isinstance(spec, type) or not issubclass(spec, Experiment):
@@ -39,7 +39,7 @@ def spec_file(spec: SpecLike) -> Path:
 
 
 def name_of(spec: SpecLike, demo: bool) -> str:
-    """The experiment's name in the store; a spec may also be named by that itself."""
+    """The experiment's name in the store; a spec can also be given by this name."""
     return experiment_name(spec if isinstance(spec, str | os.PathLike) else spec_file(spec), is_demo=demo)
 
 
@@ -53,7 +53,7 @@ def run_id_of(run: "RunLike") -> str:
 
 @contextmanager
 def data_in(folder: PathLike | None) -> Iterator[None]:
-    """Makes a folder the one where data is looked for and downloaded to, inside a `with` block."""
+    """Sets the folder for data and downloads for a `with` block."""
     before = os.environ.get("HARNESS_DATA_DIR")
     if folder is not None:
         os.environ["HARNESS_DATA_DIR"] = os.fspath(folder)
@@ -69,7 +69,7 @@ def data_in(folder: PathLike | None) -> Iterator[None]:
 
 @contextmanager
 def trusting(store: PathLike, trust: bool) -> Iterator[None]:
-    """Lets the code that is kept with the runs of a store be run, whoever's that store is, inside a `with` block."""
+    """Allows executing the code that is stored with the runs of a store, for a `with` block."""
     before = os.environ.get("HARNESS_TRUST")
     if trust:
         named = os.environ.get("MLFLOW_TRACKING_URI") or str(Path(store).absolute())

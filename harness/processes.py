@@ -1,4 +1,4 @@
-"""Processes beside this one. They do not run the caller's script, and stand where the caller stands now."""
+"""Starts processes, in the present folder and environment. They do not run the caller's script."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ _starting = threading.Lock()
 
 
 def process_context() -> BaseContext:
-    """How processes start: on Linux from one that has loaded torch already, in milliseconds."""
+    """How processes are started: on Linux they are forked from one that has loaded torch, in milliseconds."""
     default = "forkserver" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(os.environ.get("HARNESS_START_METHOD") or default)
     if context.get_start_method() == "forkserver":
@@ -31,8 +31,8 @@ def process_context() -> BaseContext:
 def start_process(context: BaseContext, target: Callable[..., None], *arguments: Any, daemon: bool) -> BaseProcess:
     """Starts a function of this package in a process of its own, in the present folder and environment.
 
-    Python would run the caller's script again there, once more with each process, where it has no
-    `if __name__ == "__main__"`. So it is told of an empty one.
+    Python would run the caller's script again in each process, if it has no `if __name__ == "__main__"`. So Python is
+    given an empty script instead.
     """
     preset = AT_IMPORT if context.get_start_method() == "forkserver" else {}
     environment = preset | os.environ
@@ -45,7 +45,7 @@ def start_process(context: BaseContext, target: Callable[..., None], *arguments:
 
 
 def _run(folder: str, environment: dict[str, str], target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Runs in the new process, which was given the folder and the environment of when the first one started."""
+    """Runs in the new process: sets the present folder and environment, since it was forked with older ones."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -64,7 +64,7 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Sets variables inside a `with` block; the caller's environment is not ours to change."""
+    """Sets variables for a `with` block, and restores the caller's environment."""
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -18,7 +18,7 @@ GREY = ("1", "L", "LA", "I;16")
 SPEC = '''"""{summary}
 
     python -m harness train {file}                # one run, at the defaults
-    python -m harness sweep {file} --trials 20    # a search; run again, it goes on
+    python -m harness sweep {file} --trials 20    # a search; the same command again continues
     python -m harness runs {file}                 # all runs, the best first
 """
 
@@ -34,7 +34,7 @@ class {name}(Experiment):
     batch_size = {batch_size}
 
     # Hyperparameters are what a sweep searches. In a method each is a plain value: self.lr, self.width.
-    # Steps (points=, step=) let trials meet, and trials share the epochs that they have in common.
+    # With steps (points=, step=), trials can have equal values, and share epochs.
     lr: float = search.log_uniform(1e-3, 1e-1, points=9, default=3.16228e-2)
     momentum: float = search.choice(0.8, 0.9, 0.95, default=0.9)
     width: int = search.choice(16, 32, default=16)
@@ -46,7 +46,7 @@ class {name}(Experiment):
         return {call}
 
     def model(self):
-        # Any nn.Module: this one, torchvision's, your own. Its outputs are one number a class.
+        # Any nn.Module: this one, torchvision's, your own. It has one output for each class.
         layers, channels = [], {channels}
         for width in (self.width, 2 * self.width, 4 * self.width):
             layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -58,7 +58,7 @@ class {name}(Experiment):
         return optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=5e-4)
 
     def scheduler(self, optimizer):
-        # After each epoch it sees the validation loss; `monitor = "train_loss"` above would show it another metric.
+        # After each epoch it gets the validation loss; `monitor = "train_loss"` above gives it another metric.
         return optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
 
     # Two more methods have defaults: loss() is the cross-entropy, and metrics() the accuracy.
@@ -70,7 +70,7 @@ class {name}(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a folder of images holds: one folder a class, in it or in its `train`."""
+    """The content of a folder of images, with one folder for each class, in it or in its `train`."""
 
     classes: int
     size: int  # that suits most of the images
@@ -83,14 +83,14 @@ class Survey:
 
 
 def write_spec(file: Path, data: Path | None = None) -> Survey | None:
-    """Writes a spec, fitted to a folder of images where one is given; what was found there.
+    """Writes a spec, for a folder of images if one is given; returns what was found there.
 
     Raises `HarnessError` where the file is there already or is no Python file, and where the folder holds no images.
     """
     if file.suffix != ".py":
         raise HarnessError(f"{file} is not a Python file: name it such as my_spec.py.")
     if file.exists():
-        raise HarnessError(f"{file} is there already, and stays as it is; choose another name.")
+        raise HarnessError(f"{file} exists already; choose another name.")
     found = None if data is None else survey(data)
     name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W|_", file.stem) if part)
     common = {"file": file, "name": name if name.isidentifier() else f"Spec{name}"}

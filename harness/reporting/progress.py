@@ -1,4 +1,4 @@
-"""What a call from Python shows: nothing but a bar, and that only where somebody sees it."""
+"""The progress bar of a call from Python, in a terminal or a notebook."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ class Bar(Protocol):
 
 
 class NoBar:
-    """Where the output goes to a file, nobody waits for it."""
+    """No bar: the output goes to a file."""
 
     def draw(self, share: float, text: str) -> None: ...
     def close(self) -> None: ...
@@ -59,11 +59,11 @@ class NotebookBar:
         self._handle.update(self._html(f'<progress value="{share:.4f}" max="1"></progress> {escape(text)}'))
 
     def close(self) -> None:
-        """The last drawing stays: a cell that was run says what it did."""
+        """Leaves the last drawing under the cell."""
 
 
 class QuietScreen(Screen):
-    """Draws a bar, and keeps what it would have said in `messages`."""
+    """Draws a bar, and keeps its lines in `messages` instead of printing them."""
 
     def __init__(self, name: str, messages: list[str], bar: Bar, *, trials: int, maximize: bool) -> None:
         super().__init__(Console(quiet=True), ())
@@ -112,7 +112,7 @@ class QuietScreen(Screen):
 
 
 class OpenQuiet:
-    """Opens screens that say nothing; what they would have said gathers in `messages`."""
+    """Opens screens that print nothing; their lines are kept in `messages`."""
 
     def __init__(self, name: str, *, shows_bar: bool | None) -> None:
         self.messages: list[str] = []

@@ -1,4 +1,4 @@
-"""A console that no text commands: escapes in names, values and reasons are shown, and not sent to the terminal."""
+"""A console that shows control characters in names, values and reasons, and does not send them to the terminal."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from harness.errors import visible
 
 
 class Terminal(Console):
-    """Rich's console, with all that is not its own written out."""
+    """Rich's console. Control characters in texts are written out."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """The segments of what is printed."""

@@ -1,4 +1,4 @@
-"""A report that was written, as Python and notebooks see it."""
+"""A written report, for Python and notebooks."""
 
 import base64
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
-    """One HTML page that needs no network, and its pictures as PNG files.
+    """One HTML page that works without a network, and its pictures as PNG files.
 
-    `compare_url` is where MLflow's pages show the runs side by side; `needs_ui` says that `ui` must run for it.
+    `compare_url` is the address of MLflow's page that compares the runs; `needs_ui` says that `ui` must run for it.
     """
 
     page: Path

@@ -1,4 +1,4 @@
-"""What is kept with a run, checkpoint and source, is looked at before it is used. Nothing here runs code of a run."""
+"""Checks the checkpoint and the source of a run before they are used. Nothing here executes code of a run."""
 
 import importlib.machinery
 import os
@@ -16,13 +16,13 @@ from harness.training.checkpoint import load_checkpoint
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-TRUST = "HARNESS_TRUST"  # names of stores whose code may be run: folders, or addresses of servers, with commas between
-ROOT = 0  # who owns the machine may change what this user runs anyway
+TRUST = "HARNESS_TRUST"  # trusted stores: folders, or addresses of servers, with commas between
+ROOT = 0  # root can change everything that this user runs anyway
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedRun:
-    """A run as it is kept: no code of it was run, so that it has no model. The first `epoch` is 1.
+    """The stored content of a run, read without executing its code, so without a model. The first `epoch` is 1.
 
     `weights` is the `state_dict` of the checkpoint `file`, `sources` the text of the spec and of its modules.
     """
@@ -42,7 +42,7 @@ class SavedRun:
 
 
 def read_kept(store: Store, run: "Run", checkpoint: str) -> tuple[Path, dict[str, Any]]:
-    """A checkpoint of a run, the file and what is in it; raises `HarnessError` where that is not what it should be."""
+    """A checkpoint of a run: the file and its content. Raises `HarnessError` if it is not a complete checkpoint."""
     file = _checkpoint_file(store, run, checkpoint)
     saved = load_checkpoint(file)
     odd = _odd_part(saved)
@@ -52,7 +52,7 @@ def read_kept(store: Store, run: "Run", checkpoint: str) -> tuple[Path, dict[str
 
 
 def look_at(store: Store, run: "Run", checkpoint: str) -> SavedRun:
-    """A run without running its code."""
+    """Reads a run without executing its code."""
     file, saved = read_kept(store, run, checkpoint)
     return SavedRun(
         run_id=run.info.run_id,
@@ -68,10 +68,10 @@ def look_at(store: Store, run: "Run", checkpoint: str) -> SavedRun:
 
 
 def find_source(store: Store, run: "Run", saved: Mapping[str, Any], *, is_trusted: bool) -> Path:
-    """The spec file of a run, which is about to be run.
+    """The spec file of a run, before it is executed.
 
-    Raises `HarnessError` where it is not the source that the checkpoint was trained with, and where it is not this
-    user's own (see `docs/safety.md`) and nobody said that it may be run.
+    Raises `HarnessError` if it is not the source that the checkpoint was trained with, or if it is not this user's own
+    and not trusted (see `docs/safety.md`).
     """
     folder = store.artifact(run, "spec")
     name = saved["spec"]["name"]
@@ -122,7 +122,7 @@ def _odd_part(saved: Mapping[str, Any]) -> str | None:
 
 
 def _read_sources(folder: Path) -> dict[str, str]:
-    """The texts under a folder by their paths in it; a module that is no text is an odd one."""
+    """The texts in a folder, by their paths in it."""
     sources = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name.endswith(tuple(importlib.machinery.all_suffixes())):
@@ -136,7 +136,7 @@ def _trusted() -> set[str]:
 
 
 def _is_own(store: Store, run: "Run", folder: Path, sources: Mapping[str, str]) -> bool:
-    """Whether this user could have written the code: it lies in a store of theirs, or as it is on this machine."""
+    """Whether the code is this user's own: it is in their store, or the same file is on this machine."""
     if store.is_local:
         places = [store.folder / "mlflow.db", *(folder / name for name in sources)]
         return all(_is_mine(place) for place in places)

@@ -1,4 +1,4 @@
-"""What a comparison and a confirmation say, in sentences."""
+"""The results of a comparison and of a confirmation, in sentences."""
 
 from typing import TYPE_CHECKING
 
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from harness.results.compare import Pair
     from harness.results.confirm import Confirmation, Spread
 
-MANY_IMAGES = 2000  # from here on, a hundredth of a point can be told
+MANY_IMAGES = 2000  # with so many images, two digits after the point mean something
 
 
 def verdict(pair: "Pair") -> str:
-    """Which is better, by how much, and whether that is real, in a sentence."""
+    """A sentence: which is better, by how much, and whether that is significant."""
     first, found = pair.first.label, pair.difference
     if found is None:
         return f"{pair.first.label} and {pair.second.label}: {pair.reason}"
@@ -21,7 +21,7 @@ def verdict(pair: "Pair") -> str:
     if pair.is_real:
         return f"{first} is better {by}"
     if pair.p_value is not None and pair.only_first + pair.only_second == 0:
-        return "no difference: both are right on the very same images"
+        return "no difference: both are right on the same images"
     if found.excludes_zero:
         few = pair.only_first + pair.only_second
         return f"no clear difference: {first} is ahead {by}, but only {few} images tell them apart"
@@ -30,7 +30,7 @@ def verdict(pair: "Pair") -> str:
 
 
 def describe_seeds(found: "Confirmation") -> list[str]:
-    """What the numbers mean, and whether the test part had been seen before."""
+    """Sentences about the results, and about earlier uses of the test part."""
     best, objective, count = found.best, found.best.objective, len(found.finished)
     lines = [f"{objective} over {count} seeds: {_spread(found.spreads[objective])}"]
     lines += [f"{name} over {count} seeds: {_spread(spread)}" for name, spread in _main_tests(found).items()]

@@ -1,4 +1,4 @@
-"""What a sweep came to, as Python and notebooks see it."""
+"""The result of a sweep, for Python and notebooks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ MOST_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SweepResult:
-    """A study after a sweep. `epochs` were asked for by its trials, and `trained_epochs` of them were trained.
+    """A study after a sweep. Its trials have `epochs` epochs in all; `trained_epochs` of them were trained.
 
     `best` is None while no run has finished. `messages` are the sentences that the command line prints.
     """

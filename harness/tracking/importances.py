@@ -1,4 +1,4 @@
-"""Which hyperparameters matter: Optuna's estimate over distinct results, and how far chance moves it."""
+"""Estimates which hyperparameters matter, by Optuna, with the uncertainty of the estimate."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TAIL = 0.1  # of the resamples, left out at each end
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """The share of a hyperparameter in what came out: the median over resamples, and the range of most of them."""
+    """The importance of a hyperparameter: the median over resamples, and the range of most of them."""
 
     name: str
     value: float

@@ -141,7 +141,7 @@ def test_a_model_that_is_its_double_differs_in_no_image(store: Path, ids: dict[s
     compared = compare([ids["good"], ids["seed"]], store=store)
     double = compare_pair(compared.sides[0], dataclasses.replace(compared.sides[0], label="B"))
     assert not double.is_real and double.p_value == 1.0
-    assert verdict(double) == "no difference: both are right on the very same images"
+    assert verdict(double) == "no difference: both are right on the same images"
 
 
 def test_few_images_that_differ_are_not_enough(store: Path, ids: dict[str, str]) -> None:
