@@ -173,7 +173,8 @@ FORMATS: dict[str, Callable[[dict[str, Any], int], Any]] = {
 
 def own_loop(built: Built, epochs: int, save_after: int) -> tuple[dict[str, Any], list[tuple[float, float]]]:
     """A plain loop over the same batches; what it has after some epochs, and loss and rate of those that follow."""
-    model, optimizer, scheduler, loss = built.model, built.optimizer, built.scheduler, built.loss
+    model, loss, parts = built.model, built.parts.loss, built.parts
+    optimizer, scheduler = parts.optimizer, parts.scheduler
     saved: dict[str, Any] = {}
     told = []
     for epoch in range(epochs):
@@ -192,8 +193,8 @@ def own_loop(built: Built, epochs: int, save_after: int) -> tuple[dict[str, Any]
             metric = float(loss(model(inputs), targets))
         scheduler.step(*[metric] * isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau))
         if epoch + 1 == save_after:
-            parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-            saved = pickle.loads(pickle.dumps({name: part.state_dict() for name, part in parts.items()}))
+            kept = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+            saved = pickle.loads(pickle.dumps({name: part.state_dict() for name, part in kept.items()}))
         if epoch + 1 > save_after:
             told.append((total / count, rate))
     return saved, told
