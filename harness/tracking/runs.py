@@ -73,12 +73,7 @@ class RunRecord:
     def best_epoch(self) -> int | None:
         """The epoch with the best objective; the first one is 1."""
         found = self.metrics.get("best_epoch")
-        return round(found) + 1 if found is not None and math.isfinite(found) else None
-
-    @property
-    def shown_metrics(self) -> dict[str, float]:
-        """The metrics as people and programs see them: MLflow's `best_epoch` counts from 0, everything else from 1."""
-        return self.metrics | ({} if self.best_epoch is None else {"best_epoch": float(self.best_epoch)})
+        return None if found is None else round(found)
 
     @property
     def date(self) -> str:
@@ -87,8 +82,8 @@ class RunRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
-        names = ("run_id", "name", "status", "value", "params")
-        return {name: getattr(self, name) for name in names} | {"metrics": self.shown_metrics}
+        names = ("run_id", "name", "status", "value", "params", "metrics")
+        return {name: getattr(self, name) for name in names}
 
     def __repr__(self) -> str:
         params = ", ".join(f"{name}={shown(value)}" for name, value in self.params.items())
@@ -98,9 +93,7 @@ class RunRecord:
         return f"{self.name} ({self.run_id[:8]}) {self.status.lower()}: {value}{tested}; {params}"
 
     def _repr_html_(self) -> str:
-        rows = [
-            (name, value) for group in (self.params, self.shown_metrics, self.test) for name, value in group.items()
-        ]
+        rows = [(name, value) for group in (self.params, self.metrics, self.test) for name, value in group.items()]
         return html_table(["", ""], rows, note="\n".join((repr(self).partition(";")[0], *self.notes)))
 
 
@@ -223,7 +216,11 @@ def to_record(found: "Run | RunRow") -> RunRecord:
         status=run.status if run.status == RUNNING else outcome,
         value=run.metrics.get("objective"),
         params=_typed_params(run.params),
-        metrics={name: value for name, value in run.metrics.items() if _is_shown(name, value)},
+        metrics={
+            name: value + (name == "best_epoch")  # MLflow's epochs count from 0
+            for name, value in run.metrics.items()
+            if _is_shown(name, value)
+        },
         objective=tags.get(OBJECTIVE, ""),
         recipe=tags.get(RECIPE, ""),
         reason=tags.get(REASON),
@@ -263,7 +260,7 @@ def records_table(records: Sequence[RunRecord]) -> "pd.DataFrame":
         {"run_id": r.run_id, "name": r.name, "status": r.status, "value": r.value, **r.params}
         | {
             f"last_{name}" if name in params else name: value
-            for name, value in r.shown_metrics.items()
+            for name, value in r.metrics.items()
             if name != "objective"  # which is `value`
         }
         | {"kind": r.kind, "study": r.sweep, "start": datetime.fromtimestamp(r.started / 1000)}

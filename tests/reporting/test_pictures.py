@@ -98,14 +98,14 @@ def test_values_of_any_kind_have_a_place_on_the_axes() -> None:
 
 def way(name: str, *, lr: list[float], accuracy: list[float], train: list[float], validation: list[float]) -> Way:
     best = max(range(len(accuracy)), key=lambda epoch: accuracy[epoch])
-    found = dataclasses.replace(record(name, value=accuracy[best]), metrics={"best_epoch": float(best)})
+    found = dataclasses.replace(record(name, value=accuracy[best]), metrics={"best_epoch": float(best + 1)})
     metrics = {"lr": lr, "val_accuracy": accuracy, "train_loss": train, "val_loss": validation}
     return Way(runs=(found,), metrics=metrics)
 
 
 def test_runs_that_share_all_epochs_are_one_way_and_ways_equal_up_to_their_best_epoch_are_one_result() -> None:
     a, b, c = record("a", value=0.7), record("b", value=0.7), record("c", value=0.7)
-    runs = [dataclasses.replace(run, metrics={"best_epoch": 1.0}) for run in (a, b, c)]
+    runs = [dataclasses.replace(run, metrics={"best_epoch": 2.0}) for run in (a, b, c)]
     shared = {"lr": [0.1, 0.1, 0.1], "val_accuracy": [0.5, 0.7, 0.6]}
     parted = {"lr": [0.1, 0.1, 0.01], "val_accuracy": [0.5, 0.7, 0.65]}
     ways = find_ways(runs, {run.run_id: m for run, m in zip(runs, (shared, shared, parted), strict=True)})

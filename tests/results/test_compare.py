@@ -171,7 +171,7 @@ def test_metrics_stand_side_by_side_at_the_best_and_the_last_epoch(store: Path, 
     for side, epochs in zip(compared.sides, (8, 4), strict=True):
         record = side.record
         assert side.measured is not None
-        assert side.best["epoch"] == record.metrics["best_epoch"] + 1
+        assert side.best["epoch"] == record.best_epoch
         assert side.best["val_accuracy"] == record.value == side.measured.mean
         assert side.last == {name: record.metrics[name] for name in side.last if name != "epoch"} | {"epoch": epochs}
     assert compared.differing["settings"] == {"epochs": (8, 4)}

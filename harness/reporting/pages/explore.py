@@ -63,7 +63,7 @@ def _kind(heading: str) -> str:
 def _row(shown_runs: Explored, place: int, ways: Sequence[Way], ends: tuple[float, float], *, has_lengths: bool) -> str:
     way, trust = ways[0], shown_runs.trust
     record, *others = (record for way in ways for record in way.runs)
-    best_epoch, reused = record.metrics.get("best_epoch"), record.metrics.get("reused_epochs")
+    best_epoch, reused = record.best_epoch, record.metrics.get("reused_epochs")
     low, high = ends
     share = 1.0 if record.value is None or high == low else (record.value - low) / (high - low)
     bar = f'<span class="bar" style="--share:{0.06 + 0.94 * share:.3f}"></span>'
@@ -99,7 +99,7 @@ def _row(shown_runs: Explored, place: int, ways: Sequence[Way], ends: tuple[floa
             if trust.images is not None
             else []
         ),
-        (best_epoch, "" if best_epoch is None else str(round(best_epoch) + 1), ""),
+        (best_epoch, "" if best_epoch is None else str(best_epoch), ""),
         *(
             (record.params.get(name), escape(shown(record.params.get(name, ""))), "") for name in shown_runs.names
         ),
@@ -171,11 +171,11 @@ def script_data(shown_runs: Explored) -> str:
 
 
 def _facts(shown_runs: Explored, record: RunRecord) -> list[tuple[str, str]]:
-    interval, best = shown_runs.trust.interval(record.value), record.metrics.get("best_epoch")
+    interval, best = shown_runs.trust.interval(record.value), record.best_epoch
     rows = {
         shown_runs.objective: None if record.value is None else f"{record.value:.4f}",
         "95% interval": None if interval is None else shown_interval(interval),
-        "at epoch": None if best is None else str(round(best) + 1),
+        "at epoch": None if best is None else str(best),
         "status": record.status.lower() + (f": {record.reason}" if record.reason else ""),
         **{name: shown(value) for name, value in record.params.items()},
         "sweep": str(record.sweep) if record.sweep else None,

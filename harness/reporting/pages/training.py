@@ -49,8 +49,8 @@ def draw_curves(ways: Sequence[Way], objective: str, names: Sequence[str]) -> Pi
     drawn.legend(*rates.get_legend_handles_labels(), loc="outside lower left", ncols=1)
     marks = " A triangle marks each epoch that began with another learning rate." if any(w.drops for w in ways) else ""
     best = ways[0].record
-    epoch = best.metrics.get("best_epoch")
-    at = "" if epoch is None or best.value is None else f", {best.value:.4f} at epoch {round(epoch) + 1}"
+    epoch = best.best_epoch
+    at = "" if epoch is None or best.value is None else f", {best.value:.4f} at epoch {epoch}"
     return Picture(
         name="learning-curves",
         title="Learning curves",

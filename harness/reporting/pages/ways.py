@@ -67,8 +67,7 @@ def find_results(ways: Sequence[Way]) -> list[list[Way]]:
     found: dict[tuple[object, ...], list[Way]] = {}
     for way in ways:
         record, values = way.record, way.metrics.get(way.record.objective, ())
-        best = record.metrics.get("best_epoch")
-        at = None if best is None or not math.isfinite(best) else round(best)
+        at = None if record.best_epoch is None else record.best_epoch - 1  # its place among the values
         is_known = record.recipe and at is not None and at < len(values) == len(way.rates)
         if is_known and at is not None and values[at] == record.value:
             found.setdefault((record.recipe, at, *way.rates[: at + 1], *map(repr, values[: at + 1])), []).append(way)
