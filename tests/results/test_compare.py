@@ -81,11 +81,11 @@ def folder(zygote: Zygote, swept: Path, tmp_path_factory: pytest.TempPathFactory
 def ids(folder: Path) -> dict[str, str]:
     """Run ids by what the run is an example of."""
     store = Store(folder / "mlruns")
-    small = list_runs(store, "small")
+    small = list_runs(store, "small", study="all")
     trials = [record for record in small if record.kind == "trial" and record.value is not None]
     found = {record.name: record.run_id for record in small} | {"good": trials[0].run_id, "bad": trials[-1].run_id}
     found |= {"seed": found["train-0002"], "narrow": found["train-0003"], "elsewhere": found["train-0004"]}
-    lines = {record.name: record.run_id for record in list_runs(store, "line")}
+    lines = {record.name: record.run_id for record in list_runs(store, "line", study="all")}
     return found | {"line": lines["train-0001"], "flat": lines["train-0002"]}
 
 
