@@ -61,10 +61,19 @@ class {name}(Experiment):
         # After each epoch it gets the validation loss; `monitor = "train_loss"` above gives it another metric.
         return optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
 
-    # Two more methods have defaults: loss() is the cross-entropy, and metrics() the accuracy.
+    # More methods have defaults: loss() is the cross-entropy, metrics() the accuracy, and step() one batch of training.
     #
     # def loss(self):
     #     return nn.CrossEntropyLoss(label_smoothing=0.1)
+    #
+    # def step(self, model, loss, optimizer, inputs, targets):
+    #     outputs = model(inputs)
+    #     value = loss(outputs, targets)
+    #     optimizer.zero_grad(set_to_none=True)
+    #     value.backward()
+    #     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    #     optimizer.step()
+    #     return value, outputs
 '''
 
 
