@@ -71,7 +71,8 @@ def _is_own_module(module: ModuleType) -> bool:
     name = getattr(module, "__name__", "")
     if name.startswith(("harness_spec_", "__main__", "__mp_main__")):
         return False
-    return is_own(getattr(module, "__file__", None))
+    file = getattr(module, "__file__", None)
+    return is_own(file) and os.path.isfile(str(file))  # torch 2.11 has modules of no file, such as "_classes.py"
 
 
 def imported_names(text: str) -> set[str]:
