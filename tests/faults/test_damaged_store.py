@@ -55,7 +55,7 @@ def test_a_store_that_cannot_be_written_can_be_read(harness: Harness, store: Pat
             done = harness(*arguments)
             assert not done.err, done
         done = harness("best", "small.py", "--test", code=1)
-        assert "cannot be written" in done.err
+        assert "must be noted there: copy the store" in done.err
         assert harness("report", "small.py", code=2).err.count("\n") == 1
         done = harness("sweep", "small.py", "--trials", 9, code=1)
         assert "Traceback" not in done.err and "ermi" in done.err
