@@ -158,6 +158,8 @@ class Built:
                     "or dict of optimizers."
                 )
             fuse(optimizer, model, self.device)
+            if isinstance(optimizer, torch.optim.LBFGS):  # it takes gradients for dense vectors, in the usual order
+                model.to(memory_format=torch.contiguous_format)
         return returned
 
 

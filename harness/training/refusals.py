@@ -67,7 +67,7 @@ def explain_step(built: "Built", error: Exception) -> None:
             raise HarnessError(
                 f"{path}: {type(optimizer).__name__}.step() wants a closure, so write step() yourself: "
                 "`def step(self, model, loss, optimizer, inputs, targets):` with the closure, or with the two passes "
-                f"that it stands for; {RECIPES} has both (SAM, LBFGS)."
+                f"that it stands for; {RECIPES} has them (SAM, LBFGS)."
             ) from error
     if len(built.parts.optimizers) > 1 or not hasattr(built.parts.optimizer, "zero_grad"):
         raise HarnessError(
