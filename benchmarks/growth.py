@@ -31,6 +31,7 @@ from rich.console import Console
 from harness.reporting.screen import Screen
 from harness.searching import requests
 from harness.searching.driver import Driver
+from harness.searching.limits import Limits
 from harness.searching.plan import Options, Plan
 from harness.searching.session import SweepSession
 from harness.searching.study import OpenTrial, Study
@@ -149,7 +150,7 @@ def made_up_plan(options: Options) -> Plan:
         recipe={"rest": {"data": "none"}}, recipe_digest="0" * 16, code={}, model="none", parameters=0, data="none",
         train_images=0, corner={},
     )  # fmt: skip
-    fixed = description.settings | {"epochs": options.epochs, "trials": options.trials}
+    fixed = description.settings | {"epochs": options.epochs, "trials": options.trials, "sampler": "tpe"}
     return Plan(
         options=options, description=description, fixed=fixed, searched=description.hyperparameters, report=report
     )
@@ -164,7 +165,9 @@ def prepared_run(spec: Path) -> Prepared:
     )  # fmt: skip
 
 
-def watched(tasks: Iterator[Task], snapshots: list[dict[str, float]], parts: Parts, window: int) -> Iterator[Task]:
+def watched(
+    tasks: Iterator[Task | None], snapshots: list[dict[str, float]], parts: Parts, window: int
+) -> Iterator[Task | None]:
     """The same tasks; before the first one, and after each `window` of them, notes time and memory."""
     process = psutil.Process()
     for number, task in enumerate(tasks):
@@ -183,7 +186,7 @@ def main() -> None:
     arguments.add_argument("--trials", type=int, default=10_000)
     arguments.add_argument("--epochs", type=int, default=5, help="reported and logged by each trial")
     arguments.add_argument("--jobs", type=int, default=2)
-    arguments.add_argument("--spec", type=Path, default=SPECS / "digits.py")
+    arguments.add_argument("--spec", type=Path, default=SPECS / "images.py")
     arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where others use the machine too")
     arguments.add_argument("--profile", action="store_true")
     given = arguments.parse_args()
@@ -199,13 +202,13 @@ def measure(given: argparse.Namespace, store: Path) -> None:
     with open("/dev/null", "w") as nowhere:
         screen = Screen(Console(file=nowhere), ["lr"])
         parts = Parts(CLOCKS[given.clock])
-        session = SweepSession(options, made_up_plan(options), screen)
+        session = SweepSession(options, made_up_plan(options), Limits(trials=given.trials), screen)
         driver = Driver(session.store, Answering(prepared_run(given.spec)), screen)
         window = max(1, given.trials // 10)
         profile = cProfile.Profile()
         if given.profile:
             profile.enable()
-        driver.run(watched(session.tasks(given.trials), snapshots, parts, window), jobs=given.jobs)
+        driver.run(watched(session.tasks(), snapshots, parts, window), jobs=given.jobs)
         profile.disable()
     columns = ["trials", "ms a trial", *PARTS, "rest", "memory grown MB"]
     rows: list[list[Any]] = []

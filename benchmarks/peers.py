@@ -66,7 +66,17 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 
     def run_ours() -> float:
         store, spec = tempfile.mkdtemp(dir=folder), SPECS / "images.py"
-        epochs = ["--set", f"epochs={given.epochs}", "--trials", given.trials, "--jobs", "auto", "--no-register"]
+        epochs = [
+            "--set",
+            "sampler=tpe",
+            "--set",
+            f"epochs={given.epochs}",
+            "--trials",
+            given.trials,
+            "--jobs",
+            "auto",
+            "--no-register",
+        ]
         seconds, out = run_command(harness("sweep", spec, "--store", store, *epochs), BENCH_IMAGES=str(images))
         found = re.search(r"(\d+) saved", out)
         saved.append(int(found[1]) if found else -1)
@@ -109,7 +119,8 @@ def draw_values(trials: int, folder: Path) -> list[dict[str, float]]:
 
     experiment = load_spec(SPECS / "images.py").experiment
     study = Study(
-        open_journal(folder / "values.log"), "values", experiment.hyperparameters, direction="maximize", seed=0,
+        open_journal(folder / "values.log"), "values", experiment.hyperparameters, objective="val_accuracy",
+        direction="maximize", seed=0,
         sampler="tpe", pruner=None, identity={},
     )  # fmt: skip
     return [study.ask().values for _ in range(trials)]

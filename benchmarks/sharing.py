@@ -22,7 +22,10 @@ def main() -> None:
     arguments.add_argument("--jobs", default="1")
     jobs = arguments.parse_args().jobs
     print(f"{'search':22}{'trials':>8}{'asked':>8}{'trained':>9}{'trained/asked':>15}{'seconds':>9}")
-    for name, options in (("TPE", ["--trials", "60"]), ("grid", ["--set", "sampler=grid", "--trials", "180"])):
+    for name, options in (
+        ("TPE", ["--set", "sampler=tpe", "--trials", "60"]),
+        ("grid", ["--set", "sampler=grid", "--trials", "180"]),
+    ):
         with tempfile.TemporaryDirectory() as store:
             started = time.perf_counter()
             command = [sys.executable, "-m", "harness", "sweep", str(SPEC), "--store", store, "--jobs", jobs, *options]

@@ -15,6 +15,7 @@ from harness.models import vgg16
 class VGGCifar(Experiment):
     epochs = 40
     batch_size = 64
+    budget = 400  # epochs that a sweep trains, in all
 
     lr: float = search.log_uniform(1e-3, 1e-1, points=9, default=1e-2)
     momentum: float = search.choice(0.8, 0.9, 0.95, 0.99, default=0.9)

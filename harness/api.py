@@ -49,7 +49,9 @@ def sweep(
     *,
     trials: int | None = None,
     epochs: int | None = None,
+    budget: int | None = None,
     timeout: str | float | None = None,
+    until: float | None = None,
     jobs: int | str | None = None,
     demo: bool = False,
     fresh: bool = False,
@@ -74,6 +76,7 @@ def sweep(
         result = harness.sweep("experiments/vgg_cifar.py", trials=20, jobs=2, momentum=0.9)
         result.best, result.runs
 
+    `budget` is in epochs trained, in all; `until` is a value of the objective: see docs/search.md.
     `values` fix hyperparameters and settings; `assignments` do so in text, `"lr=0.1"`, as `--set`. `timeout` is in
     seconds, or written as `"30m"`; `path_budget` in bytes, or written as `"5GB"`. `verbose` prints what the command
     line prints; `progress` forces a bar, or none. An interrupted call raises `KeyboardInterrupt`; the same
@@ -93,6 +96,8 @@ def sweep(
         assignments=tuple(assignments or ()),
         trials=trials,
         epochs=epochs,
+        budget=budget,
+        until=until,
         jobs=parse_jobs(jobs),
         timeout_seconds=None if timeout is None else parse_duration(timeout),
         path_budget_bytes=None if path_budget is None else parse_size(path_budget),

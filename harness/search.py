@@ -56,6 +56,24 @@ class Hyperparameter(ABC):
         """At most `most` values that span the range, in order: all of them where there are so few."""
 
     @abstractmethod
+    def grid(self) -> list[Any] | None:
+        """All values, in order; None where the range is continuous."""
+
+    @abstractmethod
+    def place(self, value: Any) -> list[float]:
+        """Where a value lies in the range, from 0 to 1; options that have no order have a place each."""
+
+    def draw(self, share: float) -> Any:
+        """The value below which this share of the range lies, from 0 up to 1."""
+        values = self.grid()
+        assert values is not None
+        return values[min(int(share * len(values)), len(values) - 1)]
+
+    def recorded(self, value: Any) -> Any:
+        """A value as Optuna keeps it."""
+        return value
+
+    @abstractmethod
     def describe(self) -> str:
         """The range in a few words, such as `log 0.001 to 0.1, 9 points`."""
 
@@ -83,6 +101,19 @@ class Uniform(Hyperparameter):
     def points(self, most: int) -> list[float]:
         count = most if self.step is None else min(most, self._steps() + 1)
         return _spread(self.low, self._last(), count, self.step)
+
+    def grid(self) -> list[float] | None:
+        if self.step is None:
+            return None
+        return [_tidy(self.low + i * self.step) for i in range(self._steps() + 1)]
+
+    def place(self, value: float) -> list[float]:
+        return [_share(value, self.low, self._last())]
+
+    def draw(self, share: float) -> float:
+        return (
+            float(super().draw(share)) if self.step is not None else _tidy(self.low + share * (self.high - self.low), 6)
+        )
 
     def describe(self) -> str:
         return f"{self.low:g} to {self.high:g}" + (f", step {self.step:g}" if self.step else "")
@@ -112,24 +143,39 @@ class LogUniform(Hyperparameter):
         return _finite(text)
 
     def suggest(self, trial: Suggester, name: str) -> float:
-        if self.count is None:
+        values = self.grid()
+        if values is None:
             return trial.suggest_float(name, self.low, self.high, step=None, log=True)
-        return self._grid()[trial.suggest_int(name, 0, self.count - 1, step=1)]
+        return self.snap(trial.suggest_float(name, values[0], values[-1], step=None, log=True))
+
+    def snap(self, value: float) -> float:
+        """The step that is nearest to a value."""
+        return min(self.grid() or [value], key=lambda step: abs(math.log(step / value)))
 
     def points(self, most: int) -> list[float]:
-        if self.count is not None:
-            return _thin(self._grid(), most)
+        values = self.grid()
+        if values is not None:
+            return _thin(values, most)
         logs = _spread(math.log(self.low), math.log(self.high), most)
         return [_tidy(math.exp(value), 6) for value in logs]
 
-    def describe(self) -> str:
-        return f"log {self.low:g} to {self.high:g}" + (f", {self.count} points" if self.count else "")
-
-    def _grid(self) -> list[float]:
-        """The stepped log scale, which Optuna does not have: an integer inside, these values outside."""
-        assert self.count is not None
+    def grid(self) -> list[float] | None:
+        """The steps of a stepped log scale, which Optuna does not have: a log range there, of which these are used."""
+        if self.count is None:
+            return None
         ratio = self.high / self.low
         return [_tidy(self.low * ratio ** (i / (self.count - 1)), 6) for i in range(self.count)]
+
+    def place(self, value: float) -> list[float]:
+        return [_share(math.log(value), math.log(self.low), math.log(self.high))]
+
+    def draw(self, share: float) -> float:
+        if self.count is not None:
+            return float(super().draw(share))
+        return min(max(_tidy(self.low * (self.high / self.low) ** share, 6), self.low), self.high)
+
+    def describe(self) -> str:
+        return f"log {self.low:g} to {self.high:g}" + (f", {self.count} points" if self.count else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +204,13 @@ class Integer(Hyperparameter):
         return trial.suggest_int(name, self.low, last, step=self.step)
 
     def points(self, most: int) -> list[int]:
-        return _thin(list(range(self.low, self.high + 1, self.step)), most)
+        return _thin(self.grid(), most)
+
+    def grid(self) -> list[int]:
+        return list(range(self.low, self.high + 1, self.step))
+
+    def place(self, value: int) -> list[float]:
+        return [_share(value, self.low, self.high)]
 
     def describe(self) -> str:
         return f"{self.low} to {self.high}" + (f", step {self.step}" if self.step > 1 else "")
@@ -199,11 +251,22 @@ class Choice(Hyperparameter):
         raise ValueError(f"{text!r} is not one of {self.describe()}.{hint}")
 
     def suggest(self, trial: Suggester, name: str) -> Any:
-        shown = [option if isinstance(option, _PLAIN) else repr(option) for option in self.options]
+        shown = [self.recorded(option) for option in self.options]
         return self.options[shown.index(trial.suggest_categorical(name, shown))]
+
+    def recorded(self, value: Any) -> Any:
+        return value if isinstance(value, _PLAIN) else repr(value)
 
     def points(self, most: int) -> list[Any]:
         return _thin(list(self.options), most)
+
+    def grid(self) -> list[Any]:
+        return list(self.options)
+
+    def place(self, value: Any) -> list[float]:
+        if all(map(_is_number, self.options)):
+            return [_share(sorted(self.options).index(value), 0, len(self.options) - 1)]
+        return [_APART * (option == value and type(option) is type(value)) for option in self.options]
 
     def describe(self) -> str:
         return ", ".join(str(option) for option in self.options)
@@ -240,6 +303,7 @@ def choice(*options: T, default: T) -> T:
 
 
 _PLAIN = (str, int, float, bool, type(None))
+_APART = 0.35  # of options without an order: any two are half a range apart
 
 
 def _check_range(low: float, high: float, default: float) -> None:
@@ -293,6 +357,10 @@ def _spread(low: float, high: float, count: int, step: float | None = None) -> l
     if step is not None:
         values = [low + round((value - low) / step) * step for value in values]
     return [_tidy(value) for value in values]
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else 0.5
 
 
 def _thin(values: list[T], most: int) -> list[T]:

@@ -103,7 +103,8 @@ class Settings:
     compile: bool = setting(False, one_of(False, True), in_recipe=True)  # the model by torch.compile
     threads: int | None = setting(None, none_or(count), in_recipe=True, starts_study=False)  # CPU threads a run
     trials: int = setting(20, count, starts_study=False, in_run=False)
-    sampler: str = setting("tpe", one_of("tpe", "random", "grid"), in_run=False)
+    budget: int | None = setting(None, none_or(count), starts_study=False, in_run=False)  # epochs that a sweep trains
+    sampler: str = setting("tree", one_of("tree", "tpe", "random", "grid"), in_run=False)
     pruner: Any = setting(None, anything, in_run=False)  # "median", "hyperband", or an Optuna pruner
 
 

@@ -19,6 +19,7 @@ PROGRAMS: dict[str, list[str]] = {
     "ray_overhead": [],
     "ray_messages": [],
     "workers": [],
+    "search": ["choice"],
 }
 
 

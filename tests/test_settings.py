@@ -60,7 +60,7 @@ def test_a_wrong_value_is_refused_with_what_it_must_be(value: object) -> None:
 
 
 def test_what_only_the_driver_reads_is_in_no_run_and_in_no_recipe() -> None:
-    driver = {"trials", "sampler", "pruner"}
+    driver = {"trials", "budget", "sampler", "pruner"}
     values = {name: found.default for name, found in SETTINGS.items()}
     assert values.keys() - of_a_run(values).keys() == driver
     assert not driver & IN_EVERY_RECIPE

@@ -20,6 +20,7 @@ from harness.cli.arguments import (
     DataDir,
     Demo,
     Device,
+    EpochBudget,
     Epochs,
     Gpus,
     Paths,
@@ -31,6 +32,7 @@ from harness.cli.arguments import (
     StudyStorage,
     Timeout,
     Trials,
+    Until,
 )
 from harness.cli.results import app as results
 from harness.cli.results import show_runs
@@ -83,7 +85,9 @@ def new(
 def sweep(
     spec: SpecArgument,
     trials: Trials = None,
+    budget: EpochBudget = None,
     timeout: Timeout = None,
+    until: Until = None,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Trials at once; results do not depend on it.")] = "auto",
     demo: Demo = False,
     assignments: Set = None,
@@ -108,7 +112,9 @@ def sweep(
         spec,
         trials=trials,
         epochs=epochs,
+        budget=budget,
         timeout=timeout,
+        until=until,
         jobs=jobs,
         demo=demo,
         fresh=fresh,

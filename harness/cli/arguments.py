@@ -52,6 +52,14 @@ Timeout = Annotated[
         show_default=False,
     ),
 ]
+EpochBudget = Annotated[
+    int | None,
+    typer.Option("--budget", metavar="EPOCHS", min=1, help="Epochs to train, in all.", show_default=False),
+]
+Until = Annotated[
+    float | None,
+    typer.Option("--until", metavar="VALUE", help="Begin nothing new once the objective is this.", show_default=False),
+]
 Register = Annotated[
     bool,
     typer.Option(

@@ -68,7 +68,7 @@ class LiveScreen(Screen):
 
     def ended(self, name: str, outcome: str, value: float | None, reason: str | None, reused: int) -> None:
         self._rows.pop(name, None)
-        self._ended += 1
+        self._ended += outcome != "waiting"
         super().ended(name, outcome, value, reason, reused)
 
     def refresh(self) -> None:
@@ -139,9 +139,9 @@ class LiveScreen(Screen):
 
     def _summary(self) -> str:
         elapsed = time.monotonic() - self._started_at
-        parts = [f"{self._ended} of {self._trials} trials"]
+        parts = [f"{self._ended} of {self._trials} trials" if self._trials else f"{self._ended} trials ended"]
         done = self._ended + sum((row.last.epoch + 1) / row.epochs for row in self._rows.values() if row.last)
-        if done:
+        if done and self._trials:
             parts.append(f"about {shown_seconds(elapsed * max(self._trials - done, 0) / done)} left")
         if self._best is not None:
             parts.append(f"best {shown_number(self._best[1])} ({self._best[0]})")

@@ -36,7 +36,7 @@ class Screen:
 
     def ended(self, name: str, outcome: str, value: float | None, reason: str | None, reused: int) -> None:
         """A run came to its end."""
-        shown = f" at {value:.4g}" if value is not None and outcome == "finished" else ""
+        shown = f" at {value:.4g}" if value is not None and outcome in ("finished", "waiting") else ""
         saved = f", {reused} epoch{'s' * (reused > 1)} reused" if reused else ""
         self.say(f"{name}  {outcome}{shown}{saved}" + (f": {reason}" if reason else ""))
 

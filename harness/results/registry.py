@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 ALIAS = "best"
 
 
-def register_best(store: Store, experiment: str, say: Callable[[str], None]) -> None:
-    """Registers the best run of an experiment, unless it is the registered one.
+def register_best(
+    store: Store, experiment: str, say: Callable[[str], None], registrar: "Registrar | None" = None
+) -> None:
+    """Registers the best run of an experiment, unless it is the registered one; `registrar` is one that is ready.
 
     An error is printed and not raised: the runs are safe without it.
     """
@@ -36,7 +38,9 @@ def register_best(store: Store, experiment: str, say: Callable[[str], None]) -> 
         return
     if before is None or before.run_id != run.info.run_id:
         say(f"exporting {run.info.run_name} for MLflow's model registry ...")
-        say(_export_apart(store, run, experiment))
+        say((registrar or Registrar(store)).register(run, experiment))
+    elif registrar is not None:
+        registrar.close()
 
 
 def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
@@ -51,43 +55,57 @@ def find_registered(store: Store, experiment: str) -> "ModelVersion | None":
         raise
 
 
-def _export_apart(store: Store, run: "Run", experiment: str) -> str:
-    """Exports and registers a run in another process, which loads torch; returns a sentence about the result."""
-    context = process_context()
-    ours, theirs = context.Pipe(duplex=False)
-    process = start_process(context, _export, theirs, store.folder, run.info.run_id, experiment, daemon=True)
-    theirs.close()
-    try:
-        told: str = ours.recv()
-    except EOFError:
-        process.join()
-        told = f"{run.info.run_name} could not be registered: the process that exports it was killed."
-    finally:
-        ours.close()
-    process.join()
-    return told
+class Registrar:
+    """Another process that exports and registers a run. It begins by loading what that takes: seconds."""
+
+    def __init__(self, store: Store) -> None:
+        context = process_context()
+        self._ours, theirs = context.Pipe()
+        self._process = start_process(context, _serve, theirs, store.folder, daemon=True)
+        theirs.close()
+
+    def register(self, run: "Run", experiment: str) -> str:
+        """Exports and registers a run, and ends the process; returns a sentence about the result."""
+        try:
+            self._ours.send((run.info.run_id, experiment))
+            told: str = self._ours.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            told = f"{run.info.run_name} could not be registered: the process that exports it was killed."
+        finally:
+            self.close()
+        return told
+
+    def close(self) -> None:
+        """Ends the process, after what it is doing."""
+        self._ours.close()
+        self._process.join()
 
 
-def _export(answer: Connection, folder: Path, run_id: str, name: str) -> None:
-    """Runs in the other process: sends a sentence about the result."""
+def _serve(connection: Connection, folder: Path) -> None:
+    """Runs in the other process: sends a sentence about the one run that it is asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    import mlflow
+    import mlflow.pytorch
 
     from harness.results.export import export
 
     store = Store(folder)
     mlflow.set_tracking_uri(store.uri)  # where `models:/` is looked up
     mlflow.set_registry_uri(store.uri)
-    run = store.client.get_run(run_id)
+    client = store.client
+    try:
+        run_id, name = connection.recv()
+    except EOFError:  # there is nothing to register
+        return
+    run = client.get_run(run_id)
     try:
         version = export(store, run, name, alias=ALIAS)
-        answer.send(f"registered as models:/{name}@{ALIAS} (version {version.version})")
+        connection.send(f"registered as models:/{name}@{ALIAS} (version {version.version})")
     except Exception as error:  # a user's model can cause any error in torch.export
-        answer.send(f"{run.info.run_name} could not be registered: {type(error).__name__}: {_first_line(error)}")
+        connection.send(f"{run.info.run_name} could not be registered: {type(error).__name__}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -19,8 +19,8 @@ from harness.searching.lock import check_free, holding
 from harness.searching.plan import (
     Options,
     check_places,
-    count_trials,
     device_line,
+    limits_of,
     make_plan,
     say_plan,
 )
@@ -55,15 +55,15 @@ def sweep(options: Options, open_screen: OpenScreen = open_screen) -> "SweepResu
     with _workers(options) as workers:
         plan, first = make_plan(options, workers, is_sweep=True)
         jobs = options.jobs or workers.fit(plan.report)
-        trials = count_trials(plan)
+        limits = limits_of(plan)
         screen = open_screen(
             list(plan.searched),
-            trials=trials,
+            trials=limits.trials or 0,
             train_images=plan.report.train_images,
             maximize=plan.direction == "maximize",
         )
         try:
-            say_plan(screen, plan, trials=trials, jobs=jobs)
+            say_plan(screen, plan, limits, jobs=jobs)
             if options.is_dry_run:
                 from harness.searching.session import describe_study, dry_result
 
@@ -73,10 +73,11 @@ def sweep(options: Options, open_screen: OpenScreen = open_screen) -> "SweepResu
             with holding(lock, f"{options.name} in {options.store}"):
                 from harness.searching.session import SweepSession
 
-                session = SweepSession(options, plan, screen)
+                session = SweepSession(options, plan, limits, screen)
                 driver = Driver(session.store, workers, screen, idle=[first])
                 with _interruptible(driver, screen, session.store):
-                    driver.run(session.tasks(trials), jobs=options.jobs if options.ray else jobs, ends=session.ends)
+                    driver.run(session.tasks(), jobs=options.jobs if options.ray else jobs, ends=limits.ends)
+                    session.send_waiting()
                 screen.close()  # the next messages are not about running trials
                 session.summarize()
                 session.check_outcome()

@@ -12,9 +12,10 @@ from typing import Any
 from harness.errors import FAILED, HarnessError
 from harness.files import write_whole
 from harness.reporting.screen import Screen
+from harness.searching.study import WAITING
 from harness.searching.task import Task, run_note
 from harness.spec import source_digest
-from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, RunLog, Store, finite
+from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, SCHEDULED, RunLog, Store, finite
 from harness.tracking.system import SystemSampler
 from harness.tracking.tags import (
     BASE_RECIPE,
@@ -57,9 +58,10 @@ class Driver:
         self._sampler = SystemSampler()
         self._is_stopping = False
 
-    def run(self, tasks: Iterator[Task], *, jobs: int | None, ends: float | None = None) -> None:
+    def run(self, tasks: Iterator[Task | None], *, jobs: int | None, ends: float | None = None) -> None:
         """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended.
 
+        Where `tasks` gives None, the next task depends on one that trains now.
         After `ends` (of the monotonic clock) it does not wait for a tracking server to take another run.
         """
         exhausted = False
@@ -68,11 +70,14 @@ class Driver:
             began = time.monotonic()
             while (self._waiting or (not exhausted and self._store.takes_runs)) and self._can_start(jobs):
                 self.check_stop()
-                task = self._waiting.pop(0) if self._waiting else next(tasks, None)
-                if task is None:
+                try:
+                    task = self._waiting.pop(0) if self._waiting else next(tasks)
+                except StopIteration:
                     exhausted = True
-                else:
-                    self._start(task)
+                    continue
+                if task is None:
+                    break
+                self._start(task)
                 if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
                     break  # those at work are not to wait until a thousand others are started
             exhausted |= ends is not None and time.monotonic() > ends and not self._store.takes_runs
@@ -237,7 +242,9 @@ class Driver:
         if task.request.awaits_verdict:
             task.is_pruned = not goes_on
             self._workers.send(worker, Verdict(goes_on=goes_on))
-        self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
+        if result.epoch >= task.shown:
+            task.shown = result.epoch + 1
+            self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
 
     def _sample(self, task: Task) -> None:
         """What the machine is doing, at the run's second."""
@@ -252,6 +259,8 @@ class Driver:
             outcome, reason = "diverged", f"the loss was not finite in epoch {last.epoch + 1}"
         elif task.is_pruned and not is_complete:
             outcome, reason = "pruned", f"pruned after epoch {last.epoch + 1}"
+        elif last.epoch + 1 == task.request.until and not is_complete:
+            outcome, reason = WAITING, f"waits after epoch {last.epoch + 1} of {task.request.values['epochs']}"
         else:
             outcome, reason = "finished", None
         table = io.StringIO()
@@ -261,7 +270,7 @@ class Driver:
         final: dict[str, float] = {"reused_epochs": len(task.reused)}
         if last.best_epoch is not None and last.best_value is not None:
             final |= {"best_epoch": last.best_epoch, f"best_{task.objective}": last.best_value}
-        if outcome == "finished" and task.value is not None and math.isfinite(task.value):
+        if outcome in ("finished", WAITING) and task.value is not None and math.isfinite(task.value):
             final["objective"] = task.value
         log.add_metrics(final, last.epoch)
         if not task.is_sampled:
@@ -275,8 +284,11 @@ class Driver:
                 NOTE: run_note(task, reason),
             }
         )
-        status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS}[outcome]
+        status = {"finished": FINISHED, "pruned": KILLED, "diverged": FAILED_STATUS, WAITING: SCHEDULED}[outcome]
         task.end(status, outcome, reason)
+        task.shared = done.shared
+        if task.noted is not None:
+            task.noted(task, outcome)
         if task.trial is not None:
             saved = sum(result.epoch_seconds for result in task.reused)
             details = {
@@ -297,6 +309,8 @@ class Driver:
         if failed.trace:
             task.log.write_text("traceback.txt", failed.trace)
         task.end(FAILED_STATUS, "failed", reason)
+        if task.noted is not None:
+            task.noted(task, "failed")
         if task.trial is not None:
             task.trial.end("failed", None, {"reason": reason, "outcome": "failed"})
         self._screen.ended(task.name, "failed", None, reason, reused=0)

@@ -1,6 +1,7 @@
 """What a sweep or a training run is about to do: the spec loaded, checked and timed, before anything is stored."""
 
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from harness.files import check_folder
 from harness.machine import loading
 from harness.reporting.screen import Screen, shown_bytes, shown_seconds
 from harness.search import Hyperparameter
+from harness.searching.limits import Limits
 from harness.settings import check_setting, of_a_run, of_a_study
 from harness.spec import Description, experiment_name, read_source
 from harness.tracking.making import DATABASE, draft_database
@@ -19,7 +21,7 @@ from harness.training.origin import Origin
 from harness.workers.border import Workers, ask_worker
 from harness.workers.messages import Describe, Preflight, PreflightReport
 
-DEMO = {"epochs": 8, "trials": 6}
+DEMO = {"epochs": 8, "trials": 6, "budget": 48}
 SLOW_SECONDS = 1800
 
 
@@ -36,6 +38,8 @@ class Options:
     epochs: int | None = None
     jobs: int | None = None  # None: as many as fill the machine
     timeout_seconds: float | None = None
+    budget: int | None = None  # epochs trained, in all
+    until: float | None = None  # a value of the objective
     path_budget_bytes: int | None = None
     is_demo: bool = False
     is_fresh: bool = False
@@ -65,6 +69,7 @@ class Plan:
     fixed: dict[str, Any]  # settings, and hyperparameters that are not searched
     searched: dict[str, Hyperparameter]
     report: PreflightReport
+    given: frozenset[str] = frozenset()  # what was set from outside: settings and hyperparameters
 
     @property
     def direction(self) -> str:
@@ -94,7 +99,7 @@ def make_plan(
     known = {**description.hyperparameters, **description.settings}
     given = {name: value for name, value in (params or {}).items() if name in known}
     given |= description.parse(options.assignments) | description.check(options.values)
-    for name in ("epochs", "trials"):
+    for name in ("epochs", "trials", "budget"):
         if (value := getattr(options, name)) is not None:
             check_setting(name, value)
             given[name] = value
@@ -117,7 +122,14 @@ def make_plan(
             paths=options.store.absolute() / "paths" if options.paths is None else options.paths,
         ),
     )
-    plan = Plan(options=options, description=description, fixed=fixed, searched=searched, report=report)
+    plan = Plan(
+        options=options,
+        description=description,
+        fixed=fixed,
+        searched=searched,
+        report=report,
+        given=frozenset(given),
+    )
     if is_sweep:
         from harness.searching.study import build_pruner
 
@@ -153,26 +165,44 @@ def count_trials(plan: Plan) -> int:
     asked: int = plan.fixed["trials"]
     if plan.fixed["sampler"] != "grid":
         return asked
-    from harness.searching.study import grid_size
+    from harness.searching.space import grid_size
 
     return min(asked, grid_size(plan.searched))
 
 
-def say_plan(screen: Screen, plan: Plan, *, trials: int, jobs: int) -> None:
+def limits_of(plan: Plan) -> Limits:
+    """How far a sweep goes. A number of trials that was asked for counts those that are trained to their end; a budget
+    of epochs, time or a value leaves the number to a search over the tree."""
+    options = plan.options
+    is_asked = options.trials is not None or "trials" in plan.given
+    budget = plan.fixed["budget"] if "budget" in plan.given or not is_asked else None
+    ends = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
+    is_open = plan.fixed["sampler"] == "tree" and not is_asked and (budget, ends, options.until) != (None, None, None)
+    trials = None if is_open else count_trials(plan)
+    return Limits(trials=trials, budget=budget, ends=ends, until=options.until)
+
+
+def say_plan(screen: Screen, plan: Plan, limits: Limits, *, jobs: int) -> None:
     report, epochs = plan.report, plan.fixed["epochs"]
     at_once = f", {jobs} at once" if jobs > 1 else ""
-    screen.say(f"{plan.options.name}: {trials} trials of {epochs} epochs{at_once}, on {device_line(report)}")
+    trials = "as many trials as it takes" if limits.trials is None else f"{limits.trials} trials"
+    screen.say(f"{plan.options.name}: {trials} of {epochs} epochs{at_once}, on {device_line(report)}")
     for name, found in plan.searched.items():
         screen.say(f"  {name}: {found.describe()} (default {found.default})")
     if report.corner:
         corner = ", ".join(f"{name}={value}" for name, value in report.corner.items())
         screen.say(f"  the largest trial ({corner}) fits")
-    seconds = report.epoch_seconds * epochs * trials / jobs
-    disk = report.state_bytes * 3 * trials
-    screen.say(
-        f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
-        f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
-    )
+    most = [limits.budget] if limits.budget is not None else []
+    most += [epochs * limits.trials] if limits.trials is not None else []
+    seconds = report.epoch_seconds * min(most) / jobs if most else plan.options.timeout_seconds or 0
+    if most:
+        disk = report.state_bytes * 3 * max(1, min(most) // epochs)
+        screen.say(
+            f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
+            f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
+        )
+    else:
+        screen.say(f"  {report.epoch_seconds:.2g} s an epoch; shared epochs cost nothing")
     for note in (report.paths_note, report.fingerprint_note):
         if note is not None:
             screen.say(f"  note: {note}")
@@ -200,6 +230,7 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "pruner": _describe_pruner(plan.fixed["pruner"]),
         "code": plan.report.code,
         "data": plan.report.recipe["rest"]["data"],
+        "what the study keeps": "real values",
     }
 
 

@@ -3,14 +3,16 @@
 import copy
 import heapq
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from harness.search import LogUniform
 
 BEST, LATEST = 100, 400  # ended trials that TPE learns from
 FEW = 16  # running trials that are read one by one; each of them opens Optuna's journal
@@ -83,6 +85,40 @@ class LongTPE(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self._tpe.sample_independent(_Excerpt(study, self._history), trial, param_name, param_distribution)
+
+
+class Stepped(BaseSampler):
+    """Another sampler, whose values on a stepped log scale are the steps. Optuna has such a scale for no float."""
+
+    def __init__(self, sampler: BaseSampler, steps: Mapping[str, LogUniform]) -> None:
+        self._sampler, self._steps = sampler, steps
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        wide = {name: self._widened(name, found) for name, found in search_space.items()}
+        sampled = self._sampler.sample_relative(study, trial, wide)
+        return {name: self._snapped(name, value) for name, value in sampled.items()}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        wide = self._widened(param_name, param_distribution)
+        return self._snapped(param_name, self._sampler.sample_independent(study, trial, param_name, wide))
+
+    def _widened(self, name: str, distribution: BaseDistribution) -> BaseDistribution:
+        """Half a step more at both ends, so that the first and the last step get as much as the others."""
+        if name not in self._steps or not isinstance(distribution, FloatDistribution):
+            return distribution
+        low, high = distribution.low, distribution.high
+        half = (high / low) ** (0.5 / ((self._steps[name].count or 2) - 1))
+        return FloatDistribution(low / half, high * half, log=True)
+
+    def _snapped(self, name: str, value: Any) -> Any:
+        return self._steps[name].snap(value) if name in self._steps else value
 
 
 class _Excerpt(optuna.Study):

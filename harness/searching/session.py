@@ -1,17 +1,19 @@
 """One sweep command's hold on the study and the store: which trials there are to train, and what came of them."""
 
 import json
-import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, shown_seconds, shown_values
 from harness.searching.agreement import check_agreement, last_sweep, study_uids
+from harness.searching.course import Course, at_edge
+from harness.searching.limits import Limits
 from harness.searching.outcome import SweepResult
 from harness.searching.plan import Options, Plan, identity_of
 from harness.searching.requests import build_task, open_experiment, source_tags
-from harness.searching.study import OpenTrial, Study
+from harness.searching.study import KNOWN, WAITING, OpenTrial, Study, trial_name
 from harness.searching.task import Task
 from harness.tracking.journal import (
     archive_study,
@@ -27,13 +29,15 @@ from harness.tracking.studies import changes_between
 from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
 from harness.workers.messages import Train
 
+if TYPE_CHECKING:
+    from harness.results.registry import Registrar
+
 
 class SweepSession:
     """One sweep command's hold on the study and the store."""
 
-    def __init__(self, options: Options, plan: Plan, screen: Screen) -> None:
+    def __init__(self, options: Options, plan: Plan, limits: Limits, screen: Screen) -> None:
         self._options, self._plan, self._screen = options, plan, screen
-        self.ends = None if options.timeout_seconds is None else time.monotonic() + options.timeout_seconds
         self.store = Store(options.store, create=True, say=screen.say)
         remove_abandoned(self.store.folder)
         self._experiment_id = open_experiment(self.store, options, plan, ranks=True)
@@ -41,40 +45,43 @@ class SweepSession:
         self._storage = open_journal(self.store.journal) if url is None else open_database(url)
         self._source_tags = source_tags(options, plan)
         self._study = self._open_study()
+        self._course = Course(self._study, plan, limits, screen, self._task)
+        self._course.nears_end = self._prepare_registration
+        self._registrar: Registrar | None = None
 
-    def tasks(self, trials: int) -> Iterator[Task]:
-        """The interrupted trials, then new ones up to `trials` in all."""
-        is_resuming = False
-        for asked in self._study.interrupted():
-            is_resuming = True
-            self._screen.say(f"{_trial_name(asked.number)} was interrupted and goes on")
-            yield self._task(asked)
-        if self._study.count >= trials and not is_resuming:
-            self._screen.say(f"{trials} trials were done before; more of them: --trials N")
-        while self._study.count < trials:
-            if self.ends is not None and time.monotonic() > self.ends:
-                self._screen.say("the time is up: no further trial is started.")
-                return
-            yield self._task(self._study.ask())
+    def tasks(self) -> Iterator[Task | None]:
+        """The interrupted trials, then what the search asks for, until a limit is reached."""
+        return self._course.tasks()
 
     def summarize(self) -> None:
-        """The sweep's last lines: what was asked, trained and saved, and the best run."""
+        """The sweep's last lines: what was asked, trained and saved, what waits, and the best run."""
         asked, reused, seconds = self._totals()
         saved = f" ({shown_seconds(seconds)} of training)" if reused else ""
         self._screen.say(f"epochs: {asked} asked, {asked - reused} trained, {reused} saved{saved}")
+        for line in self._course.outlook():
+            self._screen.say(line)
         best = self._study.best()
         if best is None:
             self._screen.say("no trial finished.")
             return
         objective = self._plan.fixed["objective"]
-        name, value, values = _trial_name(best.number), best.value, json.loads(best.user_attrs["values"])
+        name, value, values = trial_name(best.number), best.value, json.loads(best.user_attrs["values"])
         if (record := self._best_record()) is not None:
             name, value, values = record.name, record.value, record.params
         self._screen.say(f"best: {name}  {objective} {value:.4f}  {shown_values(values, list(self._plan.searched))}")
+        edges = at_edge(self._plan.searched, values)
+        if edges:
+            shown = ", ".join(f"{name} {value:g}" for name, value in edges.items())
+            self._screen.say(f"at the edge of its range: {shown}. A wider range may hold better values.")
+
+    def send_waiting(self) -> None:
+        """Sends what trials that wait have so far to a tracking server that keeps artifacts."""
+        self._course.upload()
 
     def check_outcome(self) -> None:
         """Says how many trials failed; raises `HarnessError` where none of all that ended came to anything."""
-        outcomes = [trial.user_attrs["outcome"] for trial in self._study.trials() if "outcome" in trial.user_attrs]
+        told = [trial.user_attrs.get("outcome") for trial in self._study.trials()]
+        outcomes = [outcome for outcome in told if outcome not in (None, KNOWN)]
         counts = {name: outcomes.count(name) for name in ("failed", "diverged") if name in outcomes}
         if not counts:
             return
@@ -113,7 +120,14 @@ class SweepSession:
         from harness.results.registry import register_best
 
         if self._study.best() is not None and self.store.takes_runs:
-            register_best(self.store, self._options.name, self._screen.say)
+            register_best(self.store, self._options.name, self._screen.say, self._registrar)
+
+    def _prepare_registration(self) -> None:
+        """Begins, beside the last trials, what takes seconds at the end."""
+        if self._options.registers and self._registrar is None:
+            from harness.results.registry import Registrar
+
+            self._registrar = Registrar(self.store)
 
     def _open_study(self) -> Study:
         options, plan = self._options, self._plan
@@ -137,6 +151,7 @@ class SweepSession:
             self._storage,
             options.name,
             plan.searched,
+            objective=plan.fixed["objective"],
             direction=plan.direction,
             seed=plan.fixed["seed"],
             sampler=plan.fixed["sampler"],
@@ -151,14 +166,14 @@ class SweepSession:
     def _close_runs(self, study_uid: str, archived: str) -> None:
         """Ends the runs that an earlier study left open."""
         of_study = where(STUDY, study_uid)
-        for is_open in ("attributes.status = 'RUNNING'", where(STATUS, "interrupted")):
+        for is_open in ("attributes.status = 'RUNNING'", where(STATUS, "interrupted"), where(STATUS, WAITING)):
             for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {is_open}"):
                 log = self.store.resume_run(run.info.run_id)
                 log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not go on")
 
     def _task(self, asked: OpenTrial) -> Task:
         options, plan = self._options, self._plan
-        name = _trial_name(asked.number)
+        name = trial_name(asked.number)
         tags = {STUDY: self._study.uid, TRIAL: str(asked.number), KIND: TRIAL_KIND}
         tags |= {SWEEP: str(self._study.number)}
         params = {name: (asked.values | plan.fixed)[name] for name in plan.description.hyperparameters}
@@ -192,7 +207,7 @@ class SweepSession:
             try:
                 return self.store.resume_run(asked.run_id)
             except HarnessError as error:
-                self._screen.say(f"{_trial_name(asked.number)}: {error}; it goes on as another run")
+                self._screen.say(f"{trial_name(asked.number)}: {error}; it goes on as another run")
                 return None
         query = f"{where(STUDY, self._study.uid)} AND {where(TRIAL, asked.number)}"
         found = self.store.find_runs(self._experiment_id, query) if asked.was_interrupted else []
@@ -211,7 +226,8 @@ def describe_study(options: Options, plan: Plan) -> str:
     changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
     if changes or options.is_fresh:
         return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would stay."
-    return f"The study would go on: it has {len(before.trials)} trials."
+    count = sum(trial.user_attrs.get("outcome") != KNOWN for trial in before.trials)
+    return f"The study would go on: it has {count} trials."
 
 
 def dry_result(options: Options, plan: Plan) -> SweepResult:
@@ -223,7 +239,3 @@ def dry_result(options: Options, plan: Plan) -> SweepResult:
 
 def _why_anew(changes: list[str]) -> str:
     return f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
-
-
-def _trial_name(number: int) -> str:
-    return f"trial-{number:04d}"

@@ -7,7 +7,7 @@ import math
 import os
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +19,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.errors import HarnessError, did_you_mean
-from harness.search import Hyperparameter
-from harness.searching.sampler import History, LongTPE
+from harness.search import Hyperparameter, LogUniform
+from harness.searching.sampler import History, LongTPE, Stepped
+from harness.searching.space import grid_of
 
 VALUES = "values"  # user attribute of a trial: the real values, as JSON
 RUN_ID = "run_id"
+UNTIL = "until"  # the epoch at which a trial that is trained in stages waits next
+SEEN = "seen"  # what the search over the tree took in of a trial: see `Seen`
+WAITING = "waiting"  # the outcome of a trial that goes on later
+KNOWN = "known"  # the outcome of a point whose whole path was known when it was proposed
+RANDOM_FIRST = 10  # trials before TPE has something to learn from, as in Optuna
+MOST_DRAWS = 100
 PRUNERS = ("median", "hyperband", "successive_halving")
 
 
@@ -37,6 +44,7 @@ class OpenTrial:
     values: dict[str, Any]
     run_id: str | None = None  # of an interrupted trial
     was_interrupted: bool = False
+    until: int | None = None  # the epoch at which it waits next
     reported: set[int] = field(default_factory=set)  # epochs
 
     def note_run(self, run_id: str) -> None:
@@ -50,11 +58,25 @@ class OpenTrial:
             self.trial.report(value, epoch)
         return self.study.pruner is None or not self.trial.should_prune()
 
+    def begin_stage(self, until: int) -> None:
+        """Keeps until when the trial is trained now."""
+        self.trial.set_user_attr(UNTIL, until)
+
+    def note_seen(self, seen: Mapping[str, Any]) -> None:
+        """Keeps what the search took in of this trial."""
+        self.trial.set_user_attr(SEEN, seen)
+
     def end(self, outcome: str, value: float | None, details: Mapping[str, Any]) -> None:
-        """Tells the study how the run ended."""
+        """Tells the study how the run ended, or that it waits."""
         for name, detail in details.items():
             self.trial.set_user_attr(name, detail)
-        self.study.tell(self.trial, outcome, value)
+        if outcome != WAITING:
+            self.study.tell(self.trial, outcome, value)
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial and of its run."""
+    return f"trial-{number:04d}"
 
 
 class Study:
@@ -66,6 +88,7 @@ class Study:
         name: str,
         hyperparameters: Mapping[str, Hyperparameter],
         *,
+        objective: str,
         direction: str,
         seed: int,
         sampler: str,
@@ -75,6 +98,7 @@ class Study:
     ) -> None:
         self._searched = dict(hyperparameters)
         self._seed, self._sampler_name, self._storage = seed, sampler, storage
+        self._draws: tuple[int, dict[str, Any]] | None = None  # a trial's number, and what was drawn for it
         self.pruner = build_pruner(pruner)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -90,8 +114,13 @@ class Study:
             self._study.set_user_attr("uid", os.urandom(6).hex())
             self._study.set_user_attr("number", number)
         self.number = int(self._study.user_attrs.get("number", number))  # among the studies of its spec
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if self._study.metric_names is None:
+                self._study.set_metric_names([objective])
         trials = self.trials()  # once: listing thousands takes its time
-        self.count = len(trials)
+        self.count: int = sum(trial.user_attrs.get("outcome") != KNOWN for trial in trials)
+        self.next_number = len(trials)
         self._history = History(self._study, trials)
 
     @property
@@ -109,20 +138,35 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def interrupted(self) -> list[OpenTrial]:
-        """The trials that were being trained when the last sweep ended, to be finished first."""
-        return [
-            self._open(Trial(self._study, frozen._trial_id), frozen)
-            for frozen in self.trials()
-            if frozen.state == TrialState.RUNNING
-        ]
+        """The trials that were being trained, or were about to be, when the last sweep ended: to be finished first."""
+        trials = self.trials()
+        for _ in [frozen for frozen in trials if frozen.state == TrialState.WAITING]:
+            self._study.ask()  # takes what was chosen, and makes it a trial that runs
+            trials = self.trials()
+        running = [frozen for frozen in trials if frozen.state == TrialState.RUNNING]
+        return [self._open(Trial(self._study, t._trial_id), t) for t in running if not _waits(t)]
 
-    def ask(self) -> OpenTrial:
-        """A new trial, with its values."""
+    def waiting(self) -> list[OpenTrial]:
+        """The trials that wait to be trained further."""
+        running = [frozen for frozen in self.trials() if frozen.state == TrialState.RUNNING]
+        return [self._open(Trial(self._study, t._trial_id), t) for t in running if _waits(t)]
+
+    def ask(self, values: Mapping[str, Any] | None = None, *, until: int | None = None) -> OpenTrial:
+        """A new trial, with the sampler's values or those given; `until` is the epoch at which it waits first."""
+        if values is not None:
+            recorded = {name: self._searched[name].recorded(values[name]) for name in self._searched}
+            self._study.enqueue_trial(recorded, user_attrs={} if until is None else {UNTIL: until})
         trial = self._study.ask()
-        self.count = trial.number + 1
+        self.count, self.next_number = self.count + 1, trial.number + 1
         asked = self._open(trial, None)
         self._history.add(self._storage.get_trial(trial._trial_id))
         return asked
+
+    def tell_known(self, asked: OpenTrial, value: float | None) -> None:
+        """Ends a trial whose whole path was known when it was proposed; it does not count."""
+        asked.trial.set_user_attr("outcome", KNOWN)
+        self.tell(asked.trial, "finished" if value is not None else "pruned", value)
+        self.count -= 1
 
     def tell(self, trial: Trial, outcome: str, value: float | None) -> None:
         """Ends a trial: `finished`, `pruned`, `diverged` or `failed`.
@@ -135,6 +179,11 @@ class Study:
             state = TrialState.FAIL if outcome == "failed" else TrialState.PRUNED
             ended = self._study.tell(trial, state=state)
         self._history.add(ended)
+
+    def values_of(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The values of a trial that was asked for before."""
+        fixed = optuna.trial.FixedTrial(trial.params)
+        return {name: found.suggest(fixed, name) for name, found in self._searched.items()}
 
     def best(self) -> FrozenTrial | None:
         """The best finished trial."""
@@ -173,60 +222,49 @@ class Study:
             values=values,
             run_id=trial.user_attrs.get(RUN_ID),
             was_interrupted=frozen is not None,
+            until=trial.user_attrs.get(UNTIL),
             reported=set(frozen.intermediate_values) if frozen else set(),
         )
 
     def _sampler(self, number: int, name: str) -> BaseSampler:
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{number}/{name}".encode()).digest()[:4], "big")
-        if not self._searched or self._sampler_name == "random":
-            return RandomSampler(seed=seed)
-        if self._sampler_name == "grid":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return PartialFixedSampler(self._grid_point(number), RandomSampler(seed=seed))
-        return LongTPE(self._history, seed=seed)
+        source = f"{self._seed}/{number}/{name}"
+        seed = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big")
+        if self._sampler_name == "tpe" and self._searched and number >= RANDOM_FIRST:
+            steps = {n: h for n, h in self._searched.items() if isinstance(h, LogUniform) and h.count is not None}
+            return Stepped(LongTPE(self._history, seed=seed), steps)
+        point = self._grid_point(number) if self._sampler_name == "grid" else self._drawn(number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return PartialFixedSampler(point, RandomSampler(seed=seed))
+
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """Values at random, the same ones for the same number; no copy of an earlier trial, where that can be."""
+        if self._draws is None or self._draws[0] != number:
+            earlier = {repr(sorted(trial.params.items())) for trial in self._earlier(number)}
+            for attempt in range(MOST_DRAWS):
+                chance = random.Random(f"{self._seed}/{number}/{attempt}")
+                values = {name: found.recorded(found.draw(chance.random())) for name, found in self._searched.items()}
+                if repr(sorted(values.items())) not in earlier:
+                    break
+            self._draws = number, values
+        return self._draws[1]
+
+    def _earlier(self, number: int) -> list[FrozenTrial]:
+        return [trial for trial in self._history.trials() if trial.number < number]
 
     def _grid_point(self, number: int) -> dict[str, Any]:
         """The point of the grid that a trial gets: all of them in a random order that the seed fixes."""
-        grid = _grid(self._searched)
+        grid = grid_of(self._searched)
         points = list(itertools.product(*grid.values()))
         random.Random(self._seed).shuffle(points)
-        return dict(zip(grid, points[number % len(points)], strict=True))
+        point = dict(zip(grid, points[number % len(points)], strict=True))
+        return {name: self._searched[name].recorded(value) for name, value in point.items()}
 
 
-class GridOf:
-    """Stands in for a trial to learn all values that a hyperparameter could be given."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
-        if step is None:
-            raise HarnessError(f"sampler 'grid' needs steps, and {name} has none: give it a step= or points=.")
-        self.values = [low + step * i for i in range(round((high - low) / step) + 1)]
-        return low
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int:
-        self.values = list(range(low, high + 1, step))
-        return low
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.values = list(choices)
-        return choices[0]
-
-
-def grid_size(hyperparameters: Mapping[str, Hyperparameter]) -> int:
-    """How many combinations a stepped search space has; raises `HarnessError` where one has no steps."""
-    return math.prod(len(values) for values in _grid(hyperparameters).values())
-
-
-def _grid(hyperparameters: Mapping[str, Hyperparameter]) -> dict[str, list[Any]]:
-    grid = {}
-    for name, hyperparameter in hyperparameters.items():
-        values = GridOf()
-        hyperparameter.suggest(values, name)
-        grid[name] = values.values
-    return grid
+def _waits(trial: FrozenTrial) -> bool:
+    """Whether a trial stands where it was to wait."""
+    seen = trial.user_attrs.get(SEEN, {"looks": []})["looks"]
+    return bool(seen) and seen[-1]["epochs"] == trial.user_attrs.get(UNTIL)
 
 
 def build_pruner(setting: Any) -> BasePruner | None:

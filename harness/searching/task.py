@@ -1,12 +1,13 @@
 """A run on its way through the driver: what it is, what was heard of it, and what its page says in words."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.files import link_whole
-from harness.tracking.store import FAILED_STATUS, RunLog
+from harness.tracking.store import FAILED_STATUS, SCHEDULED, RunLog
 from harness.training.results import EpochResult
 from harness.workers.border import Lost
 from harness.workers.messages import Prepared, Train
@@ -29,6 +30,9 @@ class Task:
     losses: list[Lost] = field(default_factory=list)
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
+    shared: tuple[tuple[dict[str, Any], int], ...] = ()  # values of siblings, and the epochs that they share with it
+    noted: "Callable[[Task, str], None] | None" = None  # is told how it ended, before its trial is
+    shown: int = 0  # epochs that were on the screen
     outcome: str | None = None  # how it ended
     reason: str | None = None  # why it did not finish
     is_pruned: bool = False
@@ -42,16 +46,28 @@ class Task:
         if written is not None and written != own:
             for file in sorted(written.glob("*.pth.tar")):
                 link_whole(file, own / file.name)
-        self.log.end(status, outcome, reason)
+        self.log.end(status, outcome, None if status == SCHEDULED else reason)
         self.outcome, self.reason = outcome, reason
         if written is not None and written != own and outcome == "finished":
             shutil.rmtree(written, ignore_errors=True)
+
+    def wait_at(self, until: int | None) -> None:
+        """Has the run trained until so many of its epochs are known; None: to its end."""
+        self.request = dataclasses.replace(self.request, until=until)
+
+    def wake(self) -> None:
+        """Makes a run that waits ready to go on."""
+        self.log.reopen()
+        self.results.clear()
+        self.outcome = self.reason = None
 
     def begin_anew(self, reason: str) -> None:
         """Ends the run as it is, and goes on under another one: what it has was trained by another recipe."""
         assert self.renew is not None
         self.end(FAILED_STATUS, "failed", reason)
+        until = self.request.until
         self.log, self.request = self.renew()
+        self.wait_at(until)
         self.prepared, self.is_sampled = None, False
 
     @property

@@ -171,6 +171,8 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
     elif "artifacts" in letter:
         with _patience():
             client.log_artifacts(run_id, letter["artifacts"])
+    elif "status" in letter and "end_time" not in letter:
+        client.update_run(run_id, status=letter["status"])
     elif "status" in letter:
         client.set_terminated(run_id, letter["status"], letter["end_time"])
     else:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 JOURNAL = "optuna.log"  # the journal's file in a store
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
+SCHEDULED = "SCHEDULED"  # of a run that waits
 MOST_METRICS = 1000  # a batch, says MLflow
 MOST_TAG = 7_500  # characters
 
@@ -336,8 +337,14 @@ class RunLog:
         """Sends the queue and closes the run, with MLflow's status and the outcome as one word."""
         self.add_tags({STATUS: outcome} | ({REASON: reason} if reason else {}))
         self.send()
-        self.upload()
+        if status != SCHEDULED:  # what a run that waits has so far is sent when the command ends
+            self.upload()
         self._write(status=status, end_time=int(time.time() * 1000))
+
+    def reopen(self) -> None:
+        """Goes on with a run that this process closed."""
+        self.add_tags({STATUS: "running"})
+        self._write(status=RUNNING)
 
     def upload(self) -> None:
         """Sends artifacts to the server, if it keeps them; else they are files in the right place already."""

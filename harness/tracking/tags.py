@@ -16,7 +16,7 @@ CREATION = "harness.creation"  # a random id: finds a run that was made when the
 STORE = "harness.store"  # the store that made the run: a tracking server may have runs of several
 
 # How it went.
-STATUS = "harness.status"  # running, finished, pruned, diverged, failed or interrupted
+STATUS = "harness.status"  # running, waiting, finished, pruned, diverged, failed or interrupted
 REASON = "harness.reason"  # why it ended as it did
 LOSSES = "harness.losses"  # how often it lost its worker, and why
 NODE = "harness.node"  # the machine of a cluster where it was trained last

@@ -53,8 +53,11 @@ class Walk:
         checkpoints: Path,
         start: Origin | None = None,
         generation: int = 0,
+        until: int | None = None,
     ) -> None:
         self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
+        self._end = built.experiment.epochs if until is None else min(until, built.experiment.epochs)
+        self._siblings: Siblings | None = None
         if not built.proof.resumes:
             budget_bytes = 0  # a state would lack something: who is interrupted begins anew, to the same bits
         self._by_batch = built.experiment.scheduler_step == "batch" and bool(built.parts.schedulers)
@@ -80,11 +83,12 @@ class Walk:
     def epochs(self) -> Iterator[EpochResult]:
         """Yields one result an epoch, reused or trained.
 
-        Ends after the last epoch, after a loss that is not finite, or where `early_stopping` says so.
+        Ends after the last epoch, after epoch `until`, after a loss that is not finite, or where `early_stopping`
+        says so.
         """
-        built, experiment = self.built, self.built.experiment
-        siblings = Siblings(built)
-        for epoch in range(self.first_epoch, experiment.epochs):
+        built = self.built
+        siblings = self._siblings = Siblings(built)
+        for epoch in range(self.first_epoch, self._end):
             knobs, rates = self._knobs(), built.parts.learning_rates()
             name = child_name(self._tip, knobs)
             node = self._find_or_claim(name)
@@ -108,7 +112,7 @@ class Walk:
                 return
 
     def finish(self) -> None:
-        """Completes the checkpoints and states of a run that ends here, and waits until they are written."""
+        """Completes the checkpoints and states of a run that ends or waits here, and waits until they are written."""
         for step in self._steps if self.built.experiment.keep == "all" else ():
             if self._is_due(step.node) and self._is_finite(step.node):
                 self._complete(_slot_of(step.node), step)
@@ -117,8 +121,13 @@ class Walk:
                 continue
             if slot in self._kept_slots():
                 self._complete(slot, end)
-            self.writer.do(lambda name=end.node.name: self.tree.keep_state(name))  # type: ignore[misc]
+            if self._end == self.built.experiment.epochs:  # the states of a run that waits are replaced later
+                self.writer.do(lambda name=end.node.name: self.tree.keep_state(name))  # type: ignore[misc]
         self.writer.flush()
+
+    def shared(self) -> list[tuple[dict[str, Any], int]]:
+        """The values of each sibling, and how many epochs it has in common with this run so far."""
+        return [] if self._siblings is None else self._siblings.shared()
 
     def close(self) -> None:
         """Ends the writer and gives back what is claimed in the tree."""
@@ -305,7 +314,7 @@ class Walk:
         node = step.node
         is_due = self._is_due(node)
         is_kept_for_all = is_due and self.built.experiment.keep == "all"
-        slots = ["best"] * is_best + ["last"] * is_due
+        slots = ["best"] * is_best + ["last"] * (is_due or node.epoch + 1 == self._end)
         if self._is_finite(node) and (slots or is_fork):
             kept = [slot for slot in slots if slot in self._kept_slots()] + [_slot_of(node)] * is_kept_for_all
             files = [self.checkpoints / f"{slot}.pth.tar" for slot in kept]

@@ -91,7 +91,9 @@ class Siblings:
         most = MOST_SIBLINGS if not names else max(2, round(MOST_SIBLINGS ** (1 / len(names))))
         grid = itertools.product(*(searched[name].points(most) for name in names)) if names else ()
         self._monitor = built.values_of(built.experiment, "monitor")
-        self._alive: list[tuple[dict[str, Optimizer], dict[str, Any]]] = []
+        self._alive: list[tuple[dict[str, Any], dict[str, Optimizer], dict[str, Any]]] = []
+        self._left: list[tuple[dict[str, Any], int]] = []
+        self._epochs = 0
         if built.values_of(built.experiment, "scheduler_step") == "batch":
             return
         for point in itertools.islice(grid, MOST_SIBLINGS):
@@ -101,20 +103,31 @@ class Siblings:
                 setattr(sibling, name, value)
             with calling(built.spec, f"scheduler() with {values}"):
                 optimizers, schedulers = _scheduler_over_shadows(built, sibling)
-            self._alive.append((named(optimizers), {n: s for n, s in named(schedulers).items() if s is not None}))
+            stepped = {n: s for n, s in named(schedulers).items() if s is not None}
+            self._alive.append((values, named(optimizers), stepped))
 
     def advance(self, metrics: Mapping[str, float], knobs: Knobs, *, knobs_after: Knobs | None = None) -> bool:
         """Steps every sibling; True if one chose other options than `knobs`, and so leaves the path.
 
         `knobs_after` are the options that the epoch itself left behind, where it changed them.
         """
-        count = len(self._alive)
-        for optimizers, schedulers in self._alive:
+        self._epochs += 1
+        stay = []
+        for values, optimizers, schedulers in self._alive:
             if knobs_after is not None:
                 set_knobs(optimizers, knobs_after)
             step_schedulers(schedulers, metrics, self._monitor)
-        self._alive = [pair for pair in self._alive if read_knobs(pair[0]) == knobs]
-        return len(self._alive) < count
+            if read_knobs(optimizers) == knobs:
+                stay.append((values, optimizers, schedulers))
+            else:
+                self._left.append((values, self._epochs))
+        leaves = len(stay) < len(self._alive)
+        self._alive = stay
+        return leaves
+
+    def shared(self) -> list[tuple[dict[str, Any], int]]:
+        """The values of each sibling, and how many epochs it has in common with this run."""
+        return [*self._left, *((values, self._epochs) for values, _, _ in self._alive)]
 
 
 def _scheduler_over_shadows(built: "Built", experiment: Any) -> tuple[Any, Any]:

@@ -76,6 +76,7 @@ class Train:
     proof: Proof | None = None  # of the rehearsal; None: rehearse first
     generation: int = 0
     fingerprints: Fingerprints | None = None  # to keep before the first epoch
+    until: int | None = None  # epochs after which the run waits, to go on by another request
     reach: str | None = None  # a file that a worker on another machine finds in `paths`, if it sees the driver's
 
 
@@ -123,6 +124,7 @@ class Done:
     reused_epochs: int
     is_diverged: bool
     peak_memory_bytes: int | None
+    shared: tuple[tuple[dict[str, Any], int], ...] = ()  # values of siblings, and the epochs that they share with it
 
 
 @dataclass(frozen=True, kw_only=True)

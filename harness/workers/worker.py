@@ -141,6 +141,7 @@ class Worker:
             checkpoints=request.checkpoints,
             start=request.start,
             generation=request.generation,
+            until=request.until,
         )
         try:
             recipe = run.recipe
@@ -184,7 +185,15 @@ class Worker:
                         break
             run.finish()
             peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-            send(Done(epochs=epochs, reused_epochs=reused, is_diverged=is_diverged, peak_memory_bytes=peak))
+            send(
+                Done(
+                    epochs=epochs,
+                    reused_epochs=reused,
+                    is_diverged=is_diverged,
+                    peak_memory_bytes=peak,
+                    shared=tuple(run.shared()),
+                )
+            )
         finally:
             run.close()
 

@@ -1,0 +1,313 @@
+"""The course of a sweep: which trial is trained next and how far, and what of all that is known already."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from harness.reporting.screen import Screen, shown_values
+from harness.search import Hyperparameter, LogUniform, Uniform
+from harness.searching.limits import Limits
+from harness.searching.plan import Plan
+from harness.searching.space import Space
+from harness.searching.study import KNOWN, SEEN, WAITING, OpenTrial, Study, trial_name
+from harness.searching.task import Task
+from harness.searching.tree import Move, TreeSearch
+
+FIRST = 10  # trials with a number below are drawn at random: they are the same, however many train at once
+
+
+class Course:
+    """Asks the study for trials and puts them into an order; `build` makes the task of a trial."""
+
+    def __init__(
+        self, study: Study, plan: Plan, limits: Limits, screen: Screen, build: Callable[[OpenTrial], Task]
+    ) -> None:
+        self._study, self._plan, self._limits, self._screen, self._build = study, plan, limits, screen, build
+        self._epochs: int = plan.fixed["epochs"]
+        self._sign = -1 if plan.direction == "maximize" else 1
+        self._is_tree, self._is_tpe = plan.fixed["sampler"] == "tree", plan.fixed["sampler"] == "tpe"
+        at_last = plan.fixed["objective_at"] == "last"
+        self._tree = TreeSearch(
+            Space(plan.searched, seed=plan.fixed["seed"]),
+            epochs=self._epochs,
+            seed=plan.fixed["seed"],
+            at_last=at_last,
+        )
+        self._live: dict[int, Task] = {}
+        self._asleep: dict[int, OpenTrial | Task] = {}
+        self._point: dict[int, int | None] = {}  # by trial
+        self._waits_at: dict[int, int] = {}  # by point: the trial that waits there
+        self._begun: set[int] = set()  # points that trials have
+        self._seen: dict[int, dict[str, Any]] = {}  # by trial: what was taken in of it
+        self._order = 0  # of what was taken in
+        self._best = math.inf  # of the trials that finished
+        self.nears_end: Callable[[], None] = lambda: None  # is told when a trial has finished and few are to come
+        self.why = ""  # the sweep ends, where no number of trials says so
+        self._restore()
+
+    @property
+    def trained(self) -> int:
+        """Epochs that the trials of this study trained, in all."""
+        return sum(int(seen["trained"]) for seen in self._seen.values())
+
+    @property
+    def tree(self) -> TreeSearch:
+        """What is known of each point."""
+        return self._tree
+
+    def tasks(self) -> Iterator[Task | None]:
+        """What to train next, as long as there is something; None while that depends on what trains now."""
+        is_resuming = False
+        for asked in self._study.interrupted():
+            is_resuming = True
+            self._screen.say(f"{trial_name(asked.number)} was interrupted and goes on")
+            yield self._begin(asked, asked.until or self._epochs)
+        for asked in self._study.waiting():
+            self._sleep(asked.number, asked)
+        if self._limits.trials is not None and self._count() >= self._limits.trials and not is_resuming:
+            self._screen.say(f"{self._limits.trials} trials were done before; more of them: --trials N")
+        while True:
+            task = self._next()
+            if task is not None:
+                yield task
+            elif self._live:
+                yield None
+            else:
+                return
+
+    def outlook(self) -> list[str]:
+        """What waits, and whether more is likely to help: a line each."""
+        if not self._asleep:
+            return []
+        rest = sum(self._epochs - self._known(number) for number in self._asleep)
+        count = len(self._asleep)
+        return [
+            f"waiting: {count} trial{'s' * (count > 1)}, {rest} epochs from their ends; a larger limit goes on with "
+            "what promises most"
+        ]
+
+    def upload(self) -> None:
+        """Sends the artifacts of trials that wait to a tracking server that keeps them."""
+        for sleeper in self._asleep.values():
+            if isinstance(sleeper, Task):
+                sleeper.log.upload()
+
+    def _next(self) -> Task | None:
+        """The next task; None where there is none, or none before another one ended."""
+        if self._limits.trials is not None and self._count() >= self._limits.trials:
+            return None
+        if self._limits.is_late:
+            self._end("the time is up: no further trial is started.")
+            return self._finish_leader(None)
+        if self._limits.until is not None and self._sign * self._limits.until >= min(self._best, self._leader()[1]):
+            self._end(f"{self._plan.fixed['objective']} {self._limits.until:g} is reached.")
+            return self._finish_leader(None)
+        left = self._left()
+        number, _ = self._leader()
+        reserved = 0 if number is None else self._epochs - self._known(number)
+        if left is not None and left <= (reserved if self._is_tree else 0):
+            self._end(f"the budget of {self._limits.budget} epochs is spent.")
+            return self._finish_leader(left)
+        room = None if left is None else left - reserved if self._is_tree else left
+        return self._choose(room) if self._is_tree else self._ask(room)
+
+    def _choose(self, room: int | None) -> Task | None:
+        """What the search over the tree chooses, with `room` for so many epochs."""
+        to_end = self._limits.trials is not None
+        move = self._draw() if to_end and self._study.next_number < FIRST else None
+        move = move or self._tree.choose(self._busy(), to_end=to_end)
+        if move is None:
+            if not self._live:
+                self._end(self._exhausted())
+            return None
+        values, known = self._tree.space.points[move.point], int(self._tree.known[move.point])
+        if room is not None and self._waits_at.get(move.point, -1) == self._leader()[0]:
+            room += self._epochs - known  # what is reserved is for this one
+        until = move.until if room is None else min(move.until, known + room)
+        if move.point in self._waits_at:
+            return self._wake(self._waits_at[move.point], until)
+        return self._begin(self._study.ask(values, until=until), until)
+
+    def _draw(self) -> Move | None:
+        """A point at random that no trial has begun with; None where there is none."""
+        order = list(range(len(self._tree.space)))
+        random.Random(f"{self._plan.fixed['seed']}/random").shuffle(order)
+        point = next((point for point in order if point not in self._begun), None)
+        return None if point is None else Move(point=point, until=self._epochs)
+
+    def _ask(self, room: int | None) -> Task | None:
+        """What another sampler proposes; a point that is known is told to the study, and another one asked for."""
+        for number in self._asleep:
+            return self._wake(number, self._epochs if room is None else min(self._epochs, self._known(number) + room))
+        is_grid = self._plan.fixed["sampler"] == "grid"
+        while is_grid or not self._tree.is_exhausted:
+            asked = self._study.ask()
+            point = self._tree.space.find(asked.values)
+            is_copy = (
+                point in self._begun if asked.number < FIRST or not self._is_tpe else self._tree.is_known(asked.values)
+            )
+            if is_grid or point is None or not is_copy or not self._tree.is_known(asked.values):
+                known = 0 if point is None else int(self._tree.known[point])
+                return self._begin(asked, self._epochs if room is None else min(self._epochs, known + room))
+            value = self._sign * float(self._tree.value[point])
+            self._study.tell_known(asked, value if math.isfinite(value) else None)
+            shown = shown_values(asked.values, list(self._plan.searched))
+            self._screen.say(f"{trial_name(asked.number)}  {shown}  known: {value:.4g}, nothing to train")
+        self._end(self._exhausted())
+        return None
+
+    def _finish_leader(self, left: int | None) -> Task | None:
+        """The last epochs of a sweep: the waiting trial with the best value of all is trained to its end."""
+        number, _ = self._leader()
+        if number is None or not self._is_tree or left == 0:
+            return None
+        known = self._known(number)
+        return self._wake(number, self._epochs if left is None else min(self._epochs, known + left))
+
+    def _begin(self, asked: OpenTrial, until: int) -> Task:
+        task = self._build(asked)
+        return self._stage(task, asked, until)
+
+    def _wake(self, number: int, until: int) -> Task:
+        sleeper = self._asleep.pop(number)
+        self._waits_at = {point: other for point, other in self._waits_at.items() if other != number}
+        if isinstance(sleeper, OpenTrial):
+            return self._begin(sleeper, until)
+        sleeper.wake()
+        assert sleeper.trial is not None
+        return self._stage(sleeper, sleeper.trial, until)
+
+    def _stage(self, task: Task, asked: OpenTrial, until: int) -> Task:
+        if asked.trial.user_attrs.get("until", self._epochs) != until:
+            asked.begin_stage(until)
+        task.wait_at(until if until < self._epochs else None)
+        task.noted = self._note
+        self._live[asked.number] = task
+        point = self._point[asked.number] = self._tree.space.find(asked.values)
+        if point is not None:
+            self._begun.add(point)
+        return task
+
+    def _sleep(self, number: int, sleeper: OpenTrial | Task) -> None:
+        self._asleep[number] = sleeper
+        point = self._point[number] = self._tree.space.find(_open(sleeper).values)
+        if point is not None:
+            self._waits_at[point] = number
+
+    def _note(self, task: Task, outcome: str) -> None:
+        """Takes in how far a run came, before the study is told: whoever is killed in between notes it once."""
+        asked = task.trial
+        assert asked is not None
+        del self._live[asked.number]
+        curve = [self._sign * result.metrics[task.objective] for result in task.results]
+        seen = self._seen.get(asked.number, {"looks": [], "shared": [], "trained": 0})
+        look = {"order": self._order, "epochs": len(curve), "outcome": outcome}
+        if not any({**known, "order": self._order} == look for known in seen["looks"]):
+            fixed = {name: value for name, value in task.request.values.items() if name not in asked.values}
+            shared = [
+                ({name: value for name, value in own.items() if name in asked.values}, epochs)
+                for own, epochs in task.shared
+                if all(fixed[name] == value for name, value in own.items() if name in fixed)
+            ]
+            trained = len(task.results) - len(task.reused)
+            self._seen[asked.number] = {"looks": [*seen["looks"], look], "shared": shared, "trained": trained}
+            asked.note_seen(self._seen[asked.number])
+            self._take_in(asked.values, curve, shared, outcome)
+        if outcome == WAITING:
+            self._sleep(asked.number, task)
+        elif outcome == "finished" and task.value is not None and math.isfinite(task.value):
+            self._best = min(self._best, self._sign * task.value)
+            if self._limits.trials is None or self._count() >= self._limits.trials - 1:
+                self.nears_end()
+
+    def _take_in(self, values: Any, curve: list[float], shared: Any, outcome: str) -> None:
+        self._order += 1
+        self._tree.note(values, curve, shared, is_over=outcome != WAITING)
+
+    def _restore(self) -> None:
+        """Takes in once more what earlier commands took in, in the same order."""
+        looks = []
+        for trial in self._study.trials():
+            if trial.params.keys() >= self._plan.searched.keys():
+                point = self._tree.space.find(self._study.values_of(trial))
+                self._begun |= set() if point is None else {point}
+            if SEEN not in trial.user_attrs:
+                continue
+            seen = self._seen[trial.number] = trial.user_attrs[SEEN]
+            values = self._study.values_of(trial)
+            shared = [({name: _tupled(v) for name, v in own.items()}, epochs) for own, epochs in seen["shared"]]
+            for look in seen["looks"]:
+                reported = trial.intermediate_values
+                curve = [self._sign * reported.get(epoch, math.nan) for epoch in range(look["epochs"])]
+                looks.append((look["order"], values, curve, shared, look["outcome"]))
+            if trial.value is not None and trial.user_attrs.get("outcome") != KNOWN:
+                self._best = min(self._best, self._sign * trial.value)
+        for order, values, curve, shared, outcome in sorted(looks, key=lambda look: look[0]):
+            self._order = order
+            self._take_in(values, curve, shared, outcome)
+
+    def _count(self) -> int:
+        """Trials that count: those that ended or are on their way, not those that wait."""
+        return self._study.count - len(self._asleep)
+
+    def _left(self) -> int | None:
+        """Epochs of the budget that are neither trained nor on their way."""
+        if self._limits.budget is None:
+            return None
+        coming = 0
+        for number, task in self._live.items():
+            coming += (task.request.until or self._epochs) - self._known(number)
+        return int(max(0, self._limits.budget - self.trained - coming))
+
+    def _known(self, number: int) -> int:
+        """How many epochs of a trial's path are known."""
+        point = self._point[number]
+        looks = self._seen.get(number, {"looks": []})["looks"]
+        return int(self._tree.known[point] if point is not None else looks[-1]["epochs"] if looks else 0)
+
+    def _busy(self) -> dict[int, int]:
+        live = {self._point[number]: task.request.until or self._epochs for number, task in self._live.items()}
+        return {point: until for point, until in live.items() if point is not None}
+
+    def _leader(self) -> tuple[int | None, float]:
+        """The waiting trial whose value is better than that of every finished one, and that value."""
+        if not self._waits_at:
+            return None, self._best
+        points = sorted(self._waits_at)
+        values = self._tree.value[points]
+        place = int(values.argmin())
+        if values[place] < self._best:
+            return self._waits_at[points[place]], float(values[place])
+        return None, self._best
+
+    def _exhausted(self) -> str:
+        if self._tree.space.is_whole:
+            return f"the search space is exhausted: all {len(self._tree.space)} configurations are known."
+        return "all configurations that were drawn are known."
+
+    def _end(self, why: str) -> None:
+        if not self.why:
+            self.why = why
+            self._screen.say(why)
+
+
+def at_edge(searched: Mapping[str, Hyperparameter], values: Mapping[str, Any]) -> dict[str, float]:
+    """The values that are the first or last of a range of floats: beyond it there may be better ones."""
+    ranges = {name: found for name, found in searched.items() if isinstance(found, Uniform | LogUniform)}
+    return {
+        name: values[name]
+        for name, found in ranges.items()
+        if values[name] in (found.points(2)[0], found.points(2)[-1])
+    }
+
+
+def _tupled(value: Any) -> Any:
+    """A value as a spec has it: JSON knows no tuples, and no value is a list."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def _open(found: OpenTrial | Task) -> OpenTrial:
+    trial = found if isinstance(found, OpenTrial) else found.trial
+    assert trial is not None
+    return trial

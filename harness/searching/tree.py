@@ -1,0 +1,101 @@
+"""The search over the tree of epochs: what is trained next, and until which epoch. See docs/search.md."""
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.searching.promise import Promise
+from harness.searching.space import Space
+
+STAGES = (1 / 30, 2 / 30, 4 / 30, 6 / 30, 9 / 30, 13 / 30, 18 / 30, 24 / 30, 1)  # of all epochs: where trials wait
+AT_RANDOM = 3  # points, before any is chosen by what it promises
+SAME = 1e-9  # differences of promise that are chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """What to train next: a point, until so many of its epochs are known."""
+
+    point: int
+    until: int
+
+
+class TreeSearch:
+    """What is known of each point of a space, and the choice of the next one. Values are such that lower is better."""
+
+    def __init__(self, space: Space, *, epochs: int, seed: int, at_last: bool = False) -> None:
+        self.space, self.epochs = space, epochs
+        self._seed, self._at_last = seed, at_last
+        self._stages = sorted({max(1, round(share * epochs)) for share in STAGES})
+        self._promise = Promise(space.places, epochs)
+        self.known = np.zeros(len(space), dtype=int)  # epochs of each point, trained by itself or by a sibling
+        self.value = np.full(len(space), np.inf)  # the best one along those epochs
+        self.is_over = np.zeros(len(space), dtype=bool)  # finished, diverged, pruned or failed
+        self._moves = 0
+
+    def note(
+        self,
+        values: Mapping[str, Any],
+        curve: Sequence[float],
+        shared: Iterable[tuple[Mapping[str, Any], int]] = (),
+        *,
+        is_over: bool = False,
+    ) -> None:
+        """Takes in what a run's epochs gave so far, and how many of them its siblings share.
+
+        `is_over` says that it will not go on: it finished (maybe early), diverged, was pruned or failed.
+        """
+        self._moves += 1
+        own = self.space.find(values)
+        if own is None:
+            return
+        before = int(self.known[own])
+        finite = np.where(np.isfinite(curve), curve, np.inf)
+        seen = finite if self._at_last else np.minimum.accumulate(finite)
+        for epoch in self._stages:
+            if before < epoch <= len(curve):
+                self._promise.add(own, epoch, float(seen[epoch - 1]))
+        if is_over and 0 < len(curve) < self.epochs:
+            self._promise.add(own, self.epochs, float(seen[-1]) if np.isfinite(curve[-1]) else np.inf)
+        for sibling, epochs in [*shared, (values, len(curve))]:
+            point = self.space.find({**values, **{k: v for k, v in sibling.items() if k in values}})
+            common = min(epochs, len(curve))
+            if point is not None and common >= self.known[point]:
+                self.known[point] = common
+                self.value[point] = seen[common - 1] if common else np.inf
+                self.is_over[point] |= is_over and common == len(curve)
+
+    def choose(self, busy: Mapping[int, int], *, to_end: bool, barred: Collection[int] = ()) -> Move | None:
+        """The point of which most is to be expected, and the next epoch at which it can wait; None where all is known.
+
+        `busy` has the points that train now and until when; `to_end` asks for all of a point's epochs at once.
+        """
+        is_open = (self.known < self.epochs) & ~self.is_over
+        is_open[list(busy)] = False
+        is_open[list(barred)] = False
+        points = np.flatnonzero(is_open)
+        if not len(points):
+            return None
+        chance = random.Random(f"{self._seed}/{self._moves + len(busy)}")
+        if self._moves + len(busy) < AT_RANDOM or not len(self._promise):
+            point = int(points[chance.randrange(len(points))])
+        else:
+            promise = self._promise.improvements(sorted(busy.items()))[points]
+            best = points[promise >= promise.max() - SAME]
+            point = int(best[chance.randrange(len(best))])
+        known = int(self.known[point])
+        until = self.epochs if to_end else next(stage for stage in self._stages if stage > known)
+        return Move(point=point, until=until)
+
+    def is_known(self, values: Mapping[str, Any]) -> bool:
+        """Whether a point's whole path is known."""
+        point = self.space.find(values)
+        return point is not None and bool(self.known[point] >= self.epochs or self.is_over[point])
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every point of the space is known to its end."""
+        return self.space.is_whole and bool(((self.known >= self.epochs) | self.is_over).all())

@@ -1,0 +1,124 @@
+"""Trials that wait: budgets in epochs, values and kills; what the study holds of them."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from comparing import assert_same_checkpoints, read_store, read_study
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from small import slow
+from test_kills import run_killed
+
+from harness.tracking.journal import open_journal
+
+
+def trained(said: str) -> int:
+    found = re.search(r"epochs: \d+ asked, (\d+) trained", said)
+    assert found, said
+    return int(found[1])
+
+
+def test_a_larger_budget_goes_on_with_the_trials_that_wait(harness: Callable[..., Any], spec: Path) -> None:
+    first = harness("sweep", spec, "--jobs", 1, "--budget", 14, "--store", "st").out
+    assert trained(first) == 14 and "the budget of 14 epochs is spent." in first
+    before = read_store(spec.parent / "st")
+    waiting = {name for name, run in before.items() if run["outcome"] == "waiting"}
+    assert waiting and all(before[name]["status"] == "SCHEDULED" for name in waiting)
+    assert re.search(rf"waiting: {len(waiting)} trials?, \d+ epochs from their ends", first)
+
+    second = harness("sweep", spec, "--jobs", 2, "--budget", 60, "--store", "st").out
+    assert trained(second) == 60
+    after = read_store(spec.parent / "st")
+    went_on = [name for name in waiting if after[name] != before[name]]
+    assert went_on, "no trial that waited went on"
+    for name in went_on:  # the points of before, and more: `read_store` checks that none is there twice
+        assert len(after[name]["metrics"]["val_loss"]) > len(before[name]["metrics"]["val_loss"])
+        assert after[name]["params"] == before[name]["params"]
+    best = re.search(r"^best: (\S+)", second, re.MULTILINE)
+    assert best and after[best[1]]["outcome"] == "finished", "the best one was trained to its end"
+
+
+@pytest.mark.slow
+def test_a_sweep_with_waiting_trials_killed_again_and_again_ends_as_an_uninterrupted_one(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path, zygote: Any
+) -> None:
+    slow(spec, 0.1)
+    sweep: list[object] = ["sweep", spec, "--jobs", 1, "--budget", 50, "--store"]
+    harness(*sweep, "whole", HARNESS_PACE="0")
+    assert run_killed(zygote, tmp_path, [*sweep, "killed"], 8, longest=4.0) == 8
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert read_store(killed) == read_store(whole)
+    assert read_study(killed) == read_study(whole)
+    assert_same_checkpoints(killed, whole)
+    assert {run["outcome"] for run in read_store(whole).values()} == {"finished", "waiting"}
+
+
+def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spec: Path) -> None:
+    said = harness("sweep", spec, "--jobs", 1, "--until", 0.6).out
+    assert "val_accuracy 0.6 is reached." in said
+    best = re.search(r"^best: \S+  val_accuracy (\S+)", said, re.MULTILINE)
+    assert best and float(best[1]) >= 0.6 and said.count("finished at") == 1
+
+
+def test_points_that_are_known_are_told_to_the_study_and_do_not_count(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path
+) -> None:
+    fixed = ["--set", "momentum=0.9", "--set", "sampler=tpe"]
+    said = harness("sweep", spec, "--jobs", 1, "--trials", 50, *fixed, "--store", "st").out
+    assert "the search space is exhausted: all 24 configurations are known." in said
+    assert re.search(
+        r"^trial-\d+  lr \S+  patience \d  factor \S+  known: 0\.\d+, nothing to train", said, re.MULTILINE
+    )
+    runs = read_store(tmp_path / "st")
+    assert len({str(run["params"]) for run in runs.values()}) == len(runs) <= 24, "a copy was trained"
+    study = read_study(tmp_path / "st")
+    known = [trial for trial in study if f"trial-{trial['number']:04d}" not in runs]
+    assert known and all(trial["state"] == "COMPLETE" and trial["value"] is not None for trial in known)
+
+
+def test_the_study_holds_real_values_on_a_log_axis_and_the_objectives_name(swept: Path) -> None:
+    study = optuna.load_study(study_name="small", storage=open_journal(swept / "mlruns" / "optuna.log"))
+    assert study.metric_names == ["val_accuracy"]
+    for trial in study.trials:
+        assert trial.distributions["lr"] == FloatDistribution(1e-3, 1.0, log=True)
+        assert trial.params["lr"] in (0.001, 0.01, 0.1, 1.0)
+
+
+def test_tpe_and_random_choose_steps_of_a_log_scale_and_its_ends_as_often_as_the_rest() -> None:
+    from harness.search import LogUniform
+    from harness.searching.study import Study
+
+    scale = LogUniform(low=1e-3, high=1.0, count=4, default=0.1)
+    for sampler, count in (("random", 200), ("tpe", 12)):
+        study = Study(
+            optuna.storages.InMemoryStorage(), "s", {"lr": scale}, objective="val_loss", direction="minimize", seed=0,
+            sampler=sampler, pruner=None, identity={},
+        )  # fmt: skip
+        chosen = []
+        for _ in range(count):
+            asked = study.ask()
+            assert asked.trial.params["lr"] == asked.values["lr"]
+            chosen.append(asked.values["lr"])
+            study.tell(asked.trial, "finished", abs(asked.values["lr"] - 0.01))
+        assert set(chosen) <= {0.001, 0.01, 0.1, 1.0}
+        if sampler == "random":
+            assert all(30 < chosen.count(step) < 70 for step in (0.001, 0.01, 0.1, 1.0)), chosen
+
+
+def test_a_journal_of_an_earlier_version_is_kept_and_read(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path
+) -> None:
+    storage = open_journal(tmp_path / "st" / "optuna.log")
+    old = optuna.create_study(storage=storage, study_name="small", direction="maximize")
+    old.set_user_attr("identity", "{}")
+    old.set_user_attr("uid", "old")
+    steps = {"lr": IntDistribution(0, 3)}  # a step of the scale by its number
+    old.add_trial(optuna.trial.create_trial(params={"lr": 2}, distributions=steps, state=TrialState.RUNNING))
+    said = harness("sweep", spec, "--jobs", 1, "--trials", 1, "--epochs", 1, "--store", "st").out
+    assert "the earlier one is kept as small~1" in said
+    kept = optuna.load_study(study_name="small~1", storage=open_journal(tmp_path / "st" / "optuna.log"))
+    assert kept.trials[0].params == {"lr": 2}
