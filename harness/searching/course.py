@@ -132,7 +132,7 @@ class Course:
     def _draw(self) -> Move | None:
         """A point at random that no trial has begun with; None where there is none."""
         order = list(range(len(self._tree.space)))
-        random.Random(f"{self._plan.fixed['seed']}/random").shuffle(order)
+        random.Random(f"{self._plan.fixed['seed']}/design").shuffle(order)
         point = next((point for point in order if point not in self._begun), None)
         return None if point is None else Move(point=point, until=self._epochs)
 
