@@ -59,7 +59,9 @@ def user_trace(error: BaseException) -> str:
     """The traceback of `error`, from the first frame in the user's code on."""
     frames = traceback.extract_tb(error.__traceback__)
     own = str(Path(__file__).parent) + os.sep
-    first = next((i for i, frame in enumerate(frames) if not frame.filename.startswith(own)), 0)
+    theirs = [i for i, frame in enumerate(frames) if not frame.filename.startswith(own)]
+    users = [i for i in theirs if "site-packages" not in frames[i].filename]  # a library's decorator may come first
+    first = (users or theirs or [0])[0]
     shown = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
     return "Traceback (from your code down):\n" + "".join(shown)
 

@@ -12,6 +12,7 @@ from running import Finished, environment
 from small import edit
 
 from harness.training.device import is_out_of_memory
+from harness.training.results import Proof
 from harness.workers import local
 from harness.workers.local import LocalWorkers
 from harness.workers.messages import PreflightReport
@@ -19,7 +20,7 @@ from harness.workers.messages import PreflightReport
 GB = 2**30
 ANYTHING: dict[str, Any] = {
     "epoch_seconds": 1.0, "state_bytes": 1, "device": "", "precision": "", "recipe": {}, "recipe_digest": "",
-    "code": {}, "model": "", "parameters": 1, "data": "", "train_images": 1, "corner": {},
+    "code": {}, "model": "", "parameters": 1, "data": "", "train_images": 1, "corner": {}, "proof": Proof(),
 }  # fmt: skip
 
 CROWDED = """

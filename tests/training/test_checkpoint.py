@@ -37,8 +37,8 @@ def test_torch_reads_a_checkpoint_where_this_package_is_not(
     python = [sys.executable, "-I", "-c", f"import sys; sys.path = [p for p in sys.path if 'harness' not in p]\n{READ}"]
     done = subprocess.run([*python, *paths], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    keys = ["epoch", "metrics", "node", "optimizer", "params", "rng", "run_id", "scheduler", "spec", "state_dict",
-            "values", "versions"]  # fmt: skip
+    keys = ["epoch", "frozen", "metrics", "node", "optimizer", "params", "rng", "run_id", "scheduler", "spec",
+            "state_dict", "values", "versions"]  # fmt: skip
     last, best, *rest = done.stdout.splitlines()
     assert last == f"{keys} 5 {sorted(run.checkpoint()['params'].items())} {len(run.checkpoint()['state_dict'])}"
     assert best.startswith(str(keys))

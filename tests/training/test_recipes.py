@@ -1,6 +1,7 @@
 """Every recipe of docs/recipes.md trains, goes on from a checkpoint to the same bits, and is rehearsed as exact."""
 
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,10 @@ def test_a_recipe_of_the_page_goes_on_as_if_it_had_not_been_interrupted(
     epochs = "4" if "googlenet" not in block else "2"
     text = SPEC.replace("SIZE", "64" if "googlenet" in block else "32").replace("epochs = 4", f"epochs = {epochs}")
     path = tmp_path / "recipe.py"
-    path.write_text(text.replace("class Base", "class Recipe") + block)
+    path.write_text(text.replace("class Base", "class Recipe") + textwrap.indent(block, "    "))
     whole = walk(path, "whole")
+    written = set(re.findall(r"^def (\w+)", block, re.MULTILINE))
+    assert written and written <= vars(type(whole.run.built.experiment)).keys()
     assert whole.run.built.proof.resumes and whole.run.built.proof.repeats, whole.run.built.proof.sentence()
     walk(path, "killed", run_id="killed", stop=int(epochs) // 2)
     again = walk(path, "killed", run_id="killed")
