@@ -38,7 +38,7 @@ from harness.searching.study import OpenTrial, Study
 from harness.searching.task import Task
 from harness.spec import load_spec
 from harness.tracking.store import RunLog
-from harness.training.results import EpochResult
+from harness.training.results import EpochResult, Proof
 from harness.workers.messages import Done, PreflightReport, Prepared, Train
 
 PARTS: dict[str, list[tuple[Any, str]]] = {
@@ -134,7 +134,7 @@ def made_up_run(request: Train, prepared: Prepared) -> Iterator[Any]:
             "val_loss": 1.1 - accuracy, "val_accuracy": accuracy,
         }  # fmt: skip
         yield EpochResult(
-            epoch=epoch, metrics=metrics, learning_rate=values["lr"],
+            epoch=epoch, metrics=metrics, learning_rates={"lr": values["lr"]},
             epoch_seconds=1.0, reused=False, trained_by=request.run_id, best_epoch=best[0], best_value=best[1],
             is_finite=True,
         )  # fmt: skip
@@ -148,7 +148,7 @@ def made_up_plan(options: Options) -> Plan:
     report = PreflightReport(
         epoch_seconds=1, state_bytes=10**6, device="cpu", precision="float32", threads=1,
         recipe={"rest": {"data": "none"}}, recipe_digest="0" * 16, code={}, model="none", parameters=0, data="none",
-        train_images=0, corner={},
+        train_images=0, corner={}, proof=Proof(),
     )  # fmt: skip
     fixed = description.settings | {"epochs": options.epochs, "trials": options.trials, "sampler": "tpe"}
     return Plan(

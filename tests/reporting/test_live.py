@@ -12,7 +12,7 @@ from harness.training.results import EpochResult
 
 def result(epoch: int) -> EpochResult:
     return EpochResult(
-        epoch=epoch, metrics={"train_loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.8}, learning_rate=0.1,
+        epoch=epoch, metrics={"train_loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.8}, learning_rates={"lr": 0.1},
         epoch_seconds=1.0, reused=False, trained_by="run", best_epoch=0, best_value=0.8,
         is_finite=True,
     )  # fmt: skip
