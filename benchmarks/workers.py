@@ -35,6 +35,7 @@ from rich.console import Console
 
 from harness.reporting.live import LiveScreen
 from harness.searching.driver import Driver
+from harness.searching.limits import Limits
 from harness.searching.plan import Options
 from harness.searching.session import SweepSession
 from harness.workers.messages import PreflightReport, Prepared, Train
@@ -220,13 +221,13 @@ def measure(given: argparse.Namespace, store: Path) -> None:
     with open("/dev/null", "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=WIDTH, height=HEIGHT)
         screen = LiveScreen(console, ["lr"], trials=trials, train_images=1000, maximize=True)
-        session = SweepSession(options, made_up_plan(options), screen)
+        session = SweepSession(options, made_up_plan(options), Limits(trials=trials), screen)
         workers = Crowd(given.workers, given.paces, given.seconds, prepared_run(given.spec))
         driver = Driver(session.store, workers, screen)
         try:
             if given.profile:
                 profile.enable()
-            driver.run(session.tasks(trials), jobs=given.workers)
+            driver.run(session.tasks(), jobs=given.workers)
         except Over:
             profile.disable()
         finally:
