@@ -79,7 +79,30 @@ def model_sections(facts: Facts, loaded: LoadedRun | str | None) -> list[Section
         *([mixed] if mixed else []),
         *([_worst(answers, places, images)] if places else []),
         Section(title="Calibration", pictures=[model.draw_calibration(answers)]),
+        *_seen(loaded, answers.classes),
     ]
+
+
+def _seen(loaded: LoadedRun, classes: Sequence[str]) -> list[Section]:
+    """The first training images as the model saw them: cropped, flipped, normalised. None where they are no images."""
+    data = loaded.built.data
+    batches = data.train_batches(
+        batch_size=loaded.experiment.batch_size, seed=loaded.experiment.seed, epoch=0, device=loaded.device
+    )
+    inputs, targets = (tensor.cpu() for tensor in next(iter(batches)))
+    inputs, targets = inputs[: model.SEEN], targets[: model.SEEN]
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        return []
+    if data.mean is not None and data.std is not None:  # in the units of the images again, 0 to 255
+        shape = (1, -1, 1, 1)
+        inputs = inputs * data.std.cpu().reshape(shape) + data.mean.cpu().reshape(shape)
+        pixels = inputs.round().clamp(0, 255).byte().numpy()
+    else:
+        pixels = _stretched(inputs)
+    numbers = (targets.argmax(1) if targets.ndim == 2 else targets).tolist()
+    images = [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in pixels]
+    picture = model.draw_seen(images, [classes[number] for number in numbers])
+    return [Section(title="Training images as the model saw them", link="Training images", pictures=[picture])]
 
 
 def _worst(answers: model.Answers, places: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> Section:
@@ -102,10 +125,15 @@ def _images(loaded: LoadedRun, places: Sequence[int]) -> list[NDArray[np.uint8]]
         return []
     if not inputs.dtype.is_floating_point:
         pixels = inputs.numpy()
-    else:  # normalised by the user's own transform: each stretched to what can be seen
-        low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
-        pixels = ((inputs - low) / (high - low).clamp_min(1e-8) * 255).byte().numpy()
+    else:  # normalised by the user's own transform
+        pixels = _stretched(inputs)
     return [image[0] if len(image) == 1 else image.transpose(1, 2, 0) for image in pixels]
+
+
+def _stretched(inputs: Any) -> NDArray[np.uint8]:
+    """Images (N, C, H, W) of any range, each stretched to what can be seen."""
+    low, high = inputs.amin((1, 2, 3), keepdim=True), inputs.amax((1, 2, 3), keepdim=True)
+    return np.asarray(((inputs - low) / (high - low).clamp_min(1e-8) * 255).byte().numpy())
 
 
 def _identity(loaded: LoadedRun, facts: Facts) -> dict[str, str]:

@@ -16,10 +16,11 @@ SECTIONS = (
     "All runs", "Importance of the hyperparameters", "What the values did", "Is it overfitting?",
     "What lowering the learning rate gained", "Optimisation history", "The tree of epochs",
     "Mistakes of the best model", "Classes it mixes up", "The images it is most wrong about", "Calibration",
+    "Training images as the model saw them",
 )  # fmt: skip
 PICTURES = {
     "learning-curves", "parallel-coordinates", "slices", "contour", "gap", "optimisation-history", "tree-of-epochs",
-    "confusion-matrix", "most-wrong-images", "calibration",
+    "confusion-matrix", "most-wrong-images", "calibration", "training-images",
 }  # fmt: skip
 CHARTS = {"learning-curves", "parallel-coordinates"}  # drawn by the page's script, as pictures only on paper
 

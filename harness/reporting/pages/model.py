@@ -29,6 +29,7 @@ SHARES = LinearSegmentedColormap.from_list("shares", [(*to_rgb(BLUE), 0.0), (*to
 BINS = 15  # Guo et al., 2017
 COLUMNS, ROWS = 6, 2  # of images
 FEW_IMAGES = 10  # with fewer images in a bin, its accuracy says little
+SEEN = 24  # training images that are shown
 MOST_MIXED = 10
 
 
@@ -180,6 +181,25 @@ def draw_wrong(answers: Answers, places: Sequence[int], images: Sequence[NDArray
         name="most-wrong-images",
         title="The images it is most wrong about",
         caption="The images whose true class got the least probability. Often these are hard images or wrong labels.",
+        figure=drawn,
+    )
+
+
+@in_style
+def draw_seen(images: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> Picture:
+    """Training images after augmentation, with their classes; `images` are (H, W) or (H, W, 3) uint8."""
+    columns = 2 * COLUMNS
+    rows = -(-len(images) // columns)
+    drawn, axes = figure(11, 1.15 * rows, rows, columns, squeeze=False)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for panel, image, name in zip(axes.flat, images, names, strict=False):
+        panel.imshow(image, cmap="gray" if image.ndim == 2 else None, interpolation="nearest")
+        panel.set_title(name, fontsize=7.5, fontweight="normal", color=INK, loc="center", pad=2)
+    return Picture(
+        name="training-images",
+        title="Training images as the model saw them",
+        caption=f"The first {len(images)} of the first epoch, after augmentation. Do the labels still fit?",
         figure=drawn,
     )
 
