@@ -79,7 +79,7 @@ class Driver:
                     break
                 self._start(task)
                 if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
-                    break  # those at work are not to wait until a thousand others are started
+                    break  # else running trials would wait until a thousand others are started
             exhausted |= ends is not None and time.monotonic() > ends and not self._store.takes_runs
             if exhausted and not self._active and not self._waiting:
                 return

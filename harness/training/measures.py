@@ -95,5 +95,5 @@ class Totals:
 
 
 def is_object(measure: Any) -> bool:
-    """Whether a measure gathers by itself (`update`, `compute`, `reset`, as in torchmetrics)."""
+    """Whether a measure keeps its own state (`update`, `compute`, `reset`, as in torchmetrics)."""
     return hasattr(measure, "update") and hasattr(measure, "compute")
