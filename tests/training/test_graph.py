@@ -231,7 +231,7 @@ def test_a_step_that_is_not_the_same_when_replayed_is_trained_eagerly(
 
 
 class Gathering:
-    """A metric that gathers by itself."""
+    """A metric that keeps its own state."""
 
     def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None: ...
     def compute(self) -> float: ...

@@ -73,7 +73,7 @@ def test_a_scheduler_can_step_every_batch() -> None:
 
 
 class Count:
-    """A measure that gathers by itself, as those of torchmetrics do."""
+    """A measure that keeps its own state, as those of torchmetrics do."""
 
     def reset(self) -> None:
         self.batches = 0
