@@ -42,6 +42,7 @@ class Course:
         self._seen: dict[int, dict[str, Any]] = {}  # by trial: what was taken in of it
         self._order = 0  # of what was taken in
         self._best = math.inf  # of the trials that finished
+        self._copied: dict[str, Any] | None = None  # the newest trial's values, where they were known: its next is near
         self.nears_end: Callable[[], None] = lambda: None  # is told when a trial has finished and few are to come
         self.why = ""  # the sweep ends, where no number of trials says so
         self._restore()
@@ -142,7 +143,13 @@ class Course:
             return self._wake(number, self._epochs if room is None else min(self._epochs, self._known(number) + room))
         is_grid = self._plan.fixed["sampler"] == "grid"
         while is_grid or not self._tree.is_exhausted:
-            asked = self._study.ask()
+            near = None
+            if self._copied is not None:
+                near = self._tree.nearest_open(self._copied, busy=self._busy())
+                if near is None and self._live:  # all that is left trains now
+                    return None
+            asked = self._study.ask(near)
+            self._copied = None
             point = self._tree.space.find(asked.values)
             is_copy = (
                 point in self._begun if asked.number < FIRST or not self._is_tpe else self._tree.is_known(asked.values)
@@ -152,6 +159,7 @@ class Course:
                 return self._begin(asked, self._epochs if room is None else min(self._epochs, known + room))
             value = self._sign * float(self._tree.value[point])
             self._study.tell_known(asked, value if math.isfinite(value) else None)
+            self._copied = asked.values
             shown = shown_values(asked.values, list(self._plan.searched))
             self._screen.say(f"{trial_name(asked.number)}  {shown}  known: {value:.4g}, nothing to train")
         self._end(self._exhausted())
@@ -227,8 +235,10 @@ class Course:
 
     def _restore(self) -> None:
         """Takes in once more what earlier commands took in, in the same order."""
-        looks = []
-        for trial in self._study.trials():
+        looks, trials = [], self._study.trials()
+        if trials and trials[-1].user_attrs.get("outcome") == KNOWN:
+            self._copied = self._study.values_of(trials[-1])
+        for trial in trials:
             if trial.params.keys() >= self._plan.searched.keys():
                 point = self._tree.space.find(self._study.values_of(trial))
                 self._begun |= set() if point is None else {point}

@@ -73,10 +73,7 @@ class TreeSearch:
 
         `busy` has the points that train now and until when; `to_end` asks for all of a point's epochs at once.
         """
-        is_open = (self.known < self.epochs) & ~self.is_over
-        is_open[list(busy)] = False
-        is_open[list(barred)] = False
-        points = np.flatnonzero(is_open)
+        points = self._open({*busy, *barred})
         if not len(points):
             return None
         chance = random.Random(f"{self._seed}/{self._moves + len(busy)}")
@@ -89,6 +86,19 @@ class TreeSearch:
         known = int(self.known[point])
         until = self.epochs if to_end else next(stage for stage in self._stages if stage > known)
         return Move(point=point, until=until)
+
+    def nearest_open(self, values: Mapping[str, Any], *, busy: Collection[int]) -> dict[str, Any] | None:
+        """The point nearest to these values that is neither known to its end nor `busy`; None where there is none."""
+        points, place = self._open(busy), self.space.find(values)
+        if not len(points) or place is None:
+            return None
+        apart = ((self.space.places[points] - self.space.places[place]) ** 2).sum(1)
+        return self.space.points[int(points[apart.argmin()])]
+
+    def _open(self, busy: Collection[int]) -> np.ndarray:
+        is_open = (self.known < self.epochs) & ~self.is_over
+        is_open[list(busy)] = False
+        return np.flatnonzero(is_open)
 
     def is_known(self, values: Mapping[str, Any]) -> bool:
         """Whether a point's whole path is known."""

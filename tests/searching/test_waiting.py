@@ -78,6 +78,8 @@ def test_points_that_are_known_are_told_to_the_study_and_do_not_count(
     study = read_study(tmp_path / "st")
     known = [trial for trial in study if f"trial-{trial['number']:04d}" not in runs]
     assert known and all(trial["state"] == "COMPLETE" and trial["value"] is not None for trial in known)
+    numbers = {trial["number"] for trial in known}
+    assert not {number + 1 for number in numbers} & numbers, "after a copy, the next proposal is another point"
 
 
 def test_the_study_holds_real_values_on_a_log_axis_and_the_objectives_name(swept: Path) -> None:
