@@ -68,7 +68,7 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     def ours() -> None:
         for _ in range(given.epochs):
             next(results)
-        run.writer.flush()
+        run.saver.flush()
 
     def by_hand(epoch: Callable[[], Any]) -> None:
         set_free()

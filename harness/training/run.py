@@ -1,43 +1,30 @@
 """One run: walks its path through the tree, trains where the path leaves it, yields one result an epoch."""
 
-import copy
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import FAILED, HarnessError
 from harness.settings import IN_EVERY_RECIPE
 from harness.training.build import Built
-from harness.training.checkpoint import build_checkpoint, load_checkpoint
 from harness.training.device import seed_all
 from harness.training.loop import evaluate, train_epoch
 from harness.training.origin import Origin
-from harness.training.parts import like
 from harness.training.recipe import recipe_of
 from harness.training.remote import open_tree
 from harness.training.results import EpochResult
+from harness.training.saving import PathEpoch, Saver, path_epoch
 from harness.training.schedulers import Siblings, step_schedulers
 from harness.training.start import begin_from, read_start
-from harness.training.state import Knobs, capture, read_knobs, restore, set_knobs
+from harness.training.state import Knobs, read_knobs, restore, set_knobs
 from harness.training.tree import Node, child_name
 from harness.training.user_code import calling
-from harness.training.writer import Writer, write_checkpoint
 
 WAIT_SECONDS = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class PathEpoch:
-    """An epoch of this run's path, with what its checkpoint needs beside the state."""
-
-    node: Node
-    scheduler: Any  # the state of the scheduler, or a list or dict of states; None without one
-    groups: dict[str, list[dict[str, Any]]]  # of each optimizer
 
 
 class Walk:
@@ -55,7 +42,7 @@ class Walk:
         generation: int = 0,
         until: int | None = None,
     ) -> None:
-        self.built, self.run_id, self.checkpoints = built, run_id, checkpoints
+        self.built, self.run_id = built, run_id
         self._end = built.experiment.epochs if until is None else min(until, built.experiment.epochs)
         self._siblings: Siblings | None = None
         if not built.proof.resumes:
@@ -74,11 +61,9 @@ class Walk:
         self._best: PathEpoch | None = None
         self._position = self.tree.root  # the epoch after which the model is
         self._is_fresh = True  # the parts are as they were built: only their schedulers moved
-        self._rolling: dict[str, str] = {}
-        self._written: dict[str, str] = {}
         if self._start is not None:
             self.first_epoch = begin_from(built, self._start)
-        self.writer = Writer()
+        self.saver = Saver(built, self.tree, run_id=run_id, checkpoints=checkpoints, end=self._end)
 
     def epochs(self) -> Iterator[EpochResult]:
         """Yields one result an epoch, reused or trained.
@@ -98,40 +83,28 @@ class Walk:
                 node = self._train(name, epoch, knobs)
                 self._position = name
             self._follow(node, reused=reused)
-            step = PathEpoch(node=node, scheduler=self._scheduler_state(), groups=self._groups())
+            step = path_epoch(built, node)
             self._steps.append(step)
-            is_best = self._improves(node)
-            if is_best:
+            if self._improves(step):
                 self._best = step
             is_fork = siblings.advance(node.metrics, self._knobs(), knobs_after=node.knobs_after)
             if not reused:
-                self._save(step, is_best=is_best, is_fork=is_fork)
-            finite = self._is_finite(node)
-            yield self._result(step, rates, reused=reused, is_finite=finite)
-            if not finite or self._is_stalled(node):
+                self.saver.save(step, best=self._best, is_fork=is_fork)
+            yield self._result(step, rates, reused=reused)
+            if not step.is_finite or self._is_stalled(node):
                 return
 
     def finish(self) -> None:
         """Completes the checkpoints and states of a run that ends or waits here, and waits until they are written."""
-        for step in self._steps if self.built.experiment.keep == "all" else ():
-            if self._is_due(step.node) and self._is_finite(step.node):
-                self._complete(_slot_of(step.node), step)
-        for slot, end in {"last": self._steps[-1] if self._steps else None, "best": self._best}.items():
-            if end is None or not self._is_finite(end.node):
-                continue
-            if slot in self._kept_slots():
-                self._complete(slot, end)
-            if self._end == self.built.experiment.epochs:  # the states of a run that waits are replaced later
-                self.writer.do(lambda name=end.node.name: self.tree.keep_state(name))  # type: ignore[misc]
-        self.writer.flush()
+        self.saver.finish(self._steps, self._best, reach=self._move_to)
 
     def shared(self) -> list[tuple[dict[str, Any], int]]:
         """The values of each sibling, and how many epochs it has in common with this run so far."""
         return [] if self._siblings is None else self._siblings.shared()
 
     def close(self) -> None:
-        """Ends the writer and gives back what is claimed in the tree."""
-        self.writer.close()
+        """Ends the writing and gives back what is claimed in the tree."""
+        self.saver.close()
         self.tree.close()
 
     @property
@@ -185,8 +158,8 @@ class Walk:
         if self._position == name:
             return
         depth = self._load_deepest(end)
-        if depth and self._best is not None:  # an earlier walk left these; this one's replace them
-            self._rolling = {"last": self._steps[depth - 1].node.name, "best": self._best.node.name}
+        if depth and self._best is not None:
+            self.saver.replace_later(last=self._steps[depth - 1], best=self._best)
         for index in range(depth, end):
             node = self._steps[index].node
             metrics = self._train_metrics(node.epoch)
@@ -291,79 +264,16 @@ class Walk:
         best = self.first_epoch - 1 if self._best is None else self._best.node.epoch
         return patience is not None and node.epoch - best >= patience
 
-    def _is_finite(self, node: Node) -> bool:
-        watched = ("train_loss", "val_loss", self.built.experiment.objective)
-        return all(math.isfinite(node.metrics[name]) for name in watched)
-
-    def _is_due(self, node: Node) -> bool:
-        experiment = self.built.experiment
-        return node.epoch + 1 == experiment.epochs or (node.epoch + 1) % experiment.checkpoint_every == 0
-
-    def _improves(self, node: Node) -> bool:
-        experiment = self.built.experiment
-        value = node.metrics[experiment.objective]
-        if not self._is_finite(node):
+    def _improves(self, step: PathEpoch) -> bool:
+        if not step.is_finite:
             return False
         if self._best is None:
             return True
-        best = self._best.node.metrics[experiment.objective]
+        objective = self.built.experiment.objective
+        value, best = step.node.metrics[objective], self._best.node.metrics[objective]
         return value > best if self.built.maximize else value < best
 
-    def _save(self, step: PathEpoch, *, is_best: bool, is_fork: bool) -> None:
-        """Queues the epoch's checkpoints and states, and last its node: who finds the node finds the state."""
-        node = step.node
-        is_due = self._is_due(node)
-        is_kept_for_all = is_due and self.built.experiment.keep == "all"
-        slots = ["best"] * is_best + ["last"] * (is_due or node.epoch + 1 == self._end)
-        if self._is_finite(node) and (slots or is_fork):
-            kept = [slot for slot in slots if slot in self._kept_slots()] + [_slot_of(node)] * is_kept_for_all
-            files = [self.checkpoints / f"{slot}.pth.tar" for slot in kept]
-            checkpoint = self._checkpoint(step, capture(self.built.parts))
-            replaced = {self._rolling[slot] for slot in slots if slot in self._rolling}
-            self._rolling |= dict.fromkeys(slots, node.name)
-            self._written |= dict.fromkeys(kept, node.name)
-            stays = is_fork or is_kept_for_all
-            self.writer.do(
-                lambda: write_checkpoint(checkpoint, files, self.tree, node.name, rolling=bool(slots), kept=stays)
-            )
-            for name in replaced - set(self._rolling.values()):
-                self.writer.do(lambda name=name: self.tree.drop_rolling(name))  # type: ignore[misc]
-        if is_fork and self._best is not None:
-            best = self._best.node.name
-            self.writer.do(lambda: self.tree.keep_state(best))
-        self.writer.do(lambda: self.tree.record(node))
-        self.writer.do(lambda: self.tree.release(node.name))
-
-    def _complete(self, slot: str, step: PathEpoch) -> None:
-        """Writes a checkpoint that this run has not written itself, because its epoch was reused."""
-        name = step.node.name
-        file = self.checkpoints / f"{slot}.pth.tar"
-        if self._written.get(slot) == name or _holds(file, name, self.run_id):
-            return
-        self.writer.flush()
-        state = self.tree.load_state(name)
-        is_missing = state is None
-        if state is None:
-            self._move_to(step.node.epoch - self.first_epoch + 1)
-            state = capture(self.built.parts)
-        checkpoint = self._checkpoint(step, state)
-        self.writer.do(lambda: write_checkpoint(checkpoint, [file], self.tree, name, rolling=False, kept=is_missing))
-
-    def _checkpoint(self, step: PathEpoch, state: dict[str, Any]) -> dict[str, Any]:
-        return build_checkpoint(
-            state,
-            optimizer=self.built.parts.optimizer,
-            groups=step.groups,
-            scheduler=step.scheduler,
-            epoch=step.node.epoch,
-            experiment=self.built.experiment,
-            metrics=step.node.metrics,
-            spec=self.built.spec,
-            run_id=self.run_id,
-            node=step.node.name,
-        )
-
-    def _result(self, step: PathEpoch, rates: dict[str, float], *, reused: bool, is_finite: bool) -> EpochResult:
+    def _result(self, step: PathEpoch, rates: dict[str, float], *, reused: bool) -> EpochResult:
         node, best = step.node, self._best
         note, self._note = self._note or self.tree.news(), None
         return EpochResult(
@@ -375,22 +285,9 @@ class Walk:
             trained_by=node.run_id,
             best_epoch=best.node.epoch if best else None,
             best_value=best.node.metrics[self.built.experiment.objective] if best else None,
-            is_finite=is_finite,
+            is_finite=step.is_finite,
             note=note,
         )
-
-    def _kept_slots(self) -> tuple[str, ...]:
-        keep = self.built.experiment.keep
-        return ("best", "last") if keep == "all" else (keep,) if isinstance(keep, str) else tuple(keep)
-
-    def _scheduler_state(self) -> Any:
-        parts = self.built.parts
-        states = {name: copy.deepcopy(scheduler.state_dict()) for name, scheduler in parts.schedulers.items()}
-        return like(parts.scheduler, states) if states else None
-
-    def _groups(self) -> dict[str, list[dict[str, Any]]]:
-        optimizers = self.built.parts.optimizers
-        return {name: copy.deepcopy(found.state_dict()["param_groups"]) for name, found in optimizers.items()}
 
 
 def train_one(
@@ -412,20 +309,7 @@ def train_one(
     return train_epoch(parts, chosen, device=built.device, precision=built.precision, after_step=after_step), None
 
 
-def _slot_of(node: Node) -> str:
-    return f"epoch-{node.epoch + 1:04d}"
-
-
 def _same(left: dict[str, float], right: dict[str, float]) -> bool:
     return left.keys() == right.keys() and all(
         left[name] == right[name] or (math.isnan(left[name]) and math.isnan(right[name])) for name in left
     )
-
-
-def _holds(file: Path, name: str, run_id: str) -> bool:
-    """Whether an earlier, interrupted walk of this run wrote this checkpoint already."""
-    try:
-        checkpoint = load_checkpoint(file)
-    except HarnessError:  # missing or damaged
-        return False
-    return bool(checkpoint["node"] == name and checkpoint["run_id"] == run_id)
