@@ -74,5 +74,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """What a person looks for: the public names."""
+    """The public names, for tab completion."""
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -206,8 +206,6 @@ def best(
 
     harness.best("vgg_cifar").params
     """
-    from dataclasses import replace
-
     from harness.tracking.runs import best_record
     from harness.tracking.store import Store
 
@@ -216,14 +214,9 @@ def best(
         record = best_record(opened, name_of(spec, demo), study=study)
         if not test:
             return record
-        from harness.results.reload import load
-        from harness.tracking.looks import describe_looks, note_look
+        from harness.results.reload import measure_test
 
-        run = opened.client.get_run(record.run_id)
-        loaded = load(opened, run, device=device)
-        _ = loaded.built.data.test  # raises an error if there is no test part, before the use is noted
-        looks = note_look(opened, [run], by="best --test")
-        return replace(record, test=loaded.measure("test"), notes=(describe_looks(looks),))
+        return measure_test(opened, record, device=device)
 
 
 def history(run: "RunLike", *, store: PathLike = "mlruns") -> "pd.DataFrame":
@@ -339,25 +332,12 @@ def predict(
     `images` are files, or inputs in the form of the data: images uint8 (N, C, H, W). For regression the columns are
     `image` and `output`. `load_run(...).predict(images)` gives all probabilities as a tensor.
     """
-    import pandas as pd
-
     from harness.results.reload import LoadedRun
 
-    chosen: Any = [images] if isinstance(images, str | os.PathLike) else images
     with data_in(data_dir), trusting(store, trust):
-        loaded = (
-            run
-            if isinstance(run, LoadedRun)
-            else load_run(run, spec, study=study, store=store, device=device, demo=demo)
-        )
-        outputs = loaded.predict(chosen)
-    classes = loaded.built.data.classes
-    names = [str(image) if isinstance(image, str | os.PathLike) else i for i, image in enumerate(chosen)]
-    if classes is None:
-        return pd.DataFrame({"image": names, "output": outputs.tolist()})
-    tops = [int(output.argmax()) for output in outputs]
-    probabilities = [float(output[top]) for output, top in zip(outputs, tops, strict=True)]
-    return pd.DataFrame({"image": names, "class": [classes[top] for top in tops], "probability": probabilities})
+        if not isinstance(run, LoadedRun):
+            run = load_run(run, spec, study=study, store=store, device=device, demo=demo)
+        return run.table(images)
 
 
 def compare(

@@ -61,7 +61,7 @@ class Experiment(Settings):
     def scheduler(self, optimizer: Any) -> Schedulers:
         """A learning-rate scheduler (or a list or dict of them), stepped after each epoch.
 
-        It gets `monitor` where it asks for a metric. `optimizer` is what `optimizer()` returned.
+        If its `step` takes a metric, it gets `monitor`. `optimizer` is what `optimizer()` returned.
         """
         return None
 
@@ -69,8 +69,8 @@ class Experiment(Settings):
         """One training step on a batch; returns the loss and what the metrics are measured on.
 
         `inputs` are (B, ...) float32 and `targets` (B, ...), on the device. `model(inputs)` runs in the run's
-        precision and returns float32. Return None in place of the outputs where no metric fits them: then only
-        the loss of the training part is logged.
+        precision and returns float32. Return None in place of the outputs if no metric fits them: then only the
+        loss of the training part is logged.
         """
         outputs = model(inputs)
         value = loss(outputs, targets)
@@ -82,9 +82,9 @@ class Experiment(Settings):
     def begin_epoch(self, model: nn.Module, optimizer: Any, epoch: int) -> None:
         """Called before each epoch that is trained, also the first one after a resume.
 
-        `epoch` is how many epochs the model was trained before: 0 at the first. Write it as a function of the
-        epoch ("frozen while epoch < 5"), not as a change ("unfreeze now"): an epoch that is known is not trained,
-        and then this is not called for it.
+        `epoch` is the number of epochs trained before: 0 at the first. Write it as a function of the epoch ("frozen
+        while epoch < 5"), not as a change ("unfreeze now"): it is not called for a known epoch, since that is not
+        trained again.
         """
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ class Experiment(Settings):
     def metrics(self) -> Mapping[str, Any] | None:
         """Measures by name, in addition to the loss, for the training and the validation part.
 
-        Each is a function `(outputs, targets) -> Tensor`, a value per image `(N,)` or a mean over the
-        batch, or an object with `update`, `compute` and `reset` as in torchmetrics. None means `accuracy`
+        Each is a function `(outputs, targets) -> Tensor` that returns one value for each image, `(N,)`, or a mean
+        over the batch; or an object with `update`, `compute` and `reset`, as in torchmetrics. None means `accuracy`
         for classes and `mean_absolute_error` for regression.
         """
         return None
@@ -152,7 +152,7 @@ class Experiment(Settings):
         return {name: self._values[name] for name in self.hyperparameters}
 
     def read(self, name: str) -> Any:
-        """The value behind an attribute, noting that it was read."""
+        """The value of an attribute. Notes that it was read."""
         self._reads.add(name)
         return self._values[name]
 
@@ -173,7 +173,7 @@ _LOWER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "entrop
 
 
 def direction_of(objective: str, direction: str | None = None) -> str:
-    """`"minimize"` for losses and errors, `"maximize"` for every other metric, unless said otherwise.
+    """`"minimize"` for losses and errors, `"maximize"` for every other metric, unless `direction` is given.
 
     >>> direction_of("val_loss"), direction_of("val_accuracy")
     ('minimize', 'maximize')
@@ -195,7 +195,7 @@ def _check_hyperparameter(name: str, hyperparameter: Hyperparameter) -> None:
 
 
 def _check_spelling(name: str, value: object, cls: type[Experiment]) -> None:
-    """A function or value whose name is nearly one of ours was meant to be it, unless the class itself uses it."""
+    """Finds misspelt names: a function or value whose name is nearly one of ours, unless the class itself uses it."""
     if _uses(cls, name):
         return
     if isinstance(value, types.FunctionType):
@@ -208,7 +208,7 @@ def _check_spelling(name: str, value: object, cls: type[Experiment]) -> None:
 
 
 def _uses(cls: type[Experiment], name: str) -> bool:
-    """Whether a method of the class reads this attribute, of whatever object."""
+    """Whether a method of the class reads an attribute of this name, of any object."""
     waiting = [value.__code__ for value in vars(cls).values() if isinstance(value, types.FunctionType)]
     while waiting:
         code = waiting.pop()
@@ -218,7 +218,7 @@ def _uses(cls: type[Experiment], name: str) -> bool:
     return False
 
 
-_ELSEWHERE = {  # settings of other libraries -> what does the same here
+_ELSEWHERE = {  # settings of other libraries -> what to write here
     **dict.fromkeys(("n_epochs", "num_epochs", "max_epochs", "nepochs"), "Did you mean 'epochs'?"),
     **dict.fromkeys(("bs", "batch"), "Did you mean 'batch_size'?"),
     **dict.fromkeys(

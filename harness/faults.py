@@ -64,7 +64,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def shortage() -> str | None:
-    """What this process lacks now, if anything: libraries hide it, and say instead that a package is not there."""
+    """What this process lacks now, if anything. Libraries hide that, and say that a package is missing instead."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

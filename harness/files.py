@@ -63,7 +63,7 @@ def link_whole(source: Path, target: Path) -> None:
 
 
 def check_folder(path: Path, what: str) -> None:
-    """Raises `HarnessError` where a path is no folder and cannot become one; `what` names it, such as `--store`."""
+    """Raises `HarnessError` if a path is no folder and cannot become one; `what` names it, such as `--store`."""
     shown = str(path) if len(str(path)) < 200 else f"{str(path)[:200]}..."
     try:
         nearest = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path)

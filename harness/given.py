@@ -1,4 +1,4 @@
-"""Reads the arguments of calls from Python: a spec as a path or a class, a run as an id or a result, folders, trust."""
+"""Reads the arguments of calls from Python: a spec as a path or a class, a run as an id or a result, folders."""
 
 import os
 import sys

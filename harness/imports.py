@@ -36,10 +36,10 @@ def is_own(file: str | None) -> bool:
 
 @contextmanager
 def fresh_imports(folder: Path) -> Iterator[Callable[[], dict[str, str]]]:
-    """Inside the block the user's own modules are imported anew, first from `folder`, and kept apart afterwards.
+    """Inside the block the user's own modules are imported again, from `folder` first, and removed afterwards.
 
     So an edited file is seen, and the sources of an old run are loaded beside the present ones. Yields a function
-    that lists the modules that were imported: for each, its path as its name says it (`pkg/net.py`), and its file.
+    that lists the modules that were imported: for each, the path that its name stands for (`pkg/net.py`), and its file.
     """
     before = {name: module for name, module in list(sys.modules.items()) if _is_own_module(module)}
     for name in before:
@@ -76,7 +76,7 @@ def _is_own_module(module: ModuleType) -> bool:
 
 
 def imported_names(text: str) -> set[str]:
-    """The top-level names that a source imports, but for this package and the standard library."""
+    """The top-level names that a source imports, except this package and the standard library."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except SyntaxError:  # loading it says where
@@ -87,7 +87,7 @@ def imported_names(text: str) -> set[str]:
 
 
 def package_versions(texts: Iterable[str]) -> dict[str, str]:
-    """The version of each installed package that the sources import; of one without a version, a digest."""
+    """The version of each installed package that the sources import; a digest if it has no version."""
     names = {name for text in texts for name in imported_names(text)} - IN_EVERY_RECIPE
     versions = {name: _version(name) for name in sorted(names)}
     return {name: version for name, version in versions.items() if version is not None}

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 GIGABYTE = 10**9
-DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # for states at an address, whose free space is not known
+DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # the limit for states at an address, whose free space is not known
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # names of glibc's mallopt(3)
 
 
@@ -51,13 +51,13 @@ _owned = False
 
 
 def own_process() -> None:
-    """Says that this process is a command's or a worker's, and not that of a script or a notebook that calls us."""
+    """Marks this process as one of a command or a worker, not one of a script or a notebook."""
     global _owned
     _owned = True
 
 
 def is_own_process() -> bool:
-    """Whether this process is ours: what it holds, and how it ends, is nobody else's business."""
+    """Whether this process runs only this package: then nothing else is harmed by how it ends."""
     return _owned
 
 
@@ -81,7 +81,7 @@ def keep_loaded() -> None:
 
 
 def end_with_parent() -> None:
-    """Ends this process when the one that started it has ended, whatever it is doing. No incomplete file is left."""
+    """Ends this process as soon as the one that started it has ended. No incomplete file is left."""
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel

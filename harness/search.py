@@ -2,7 +2,7 @@
 
 Each function declares the type of the value and returns a descriptor, so that type checkers, editors and
 the spec's own methods see a `float`, an `int` or one of the options, while the class keeps the range.
-Nothing here needs Optuna: a hyperparameter asks whatever trial it is given.
+Nothing here imports Optuna: a hyperparameter asks the trial that it is given.
 """
 
 import ast
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Suggester(Protocol):
-    """Who suggests values: the part of `optuna.trial.Trial` that a hyperparameter uses."""
+    """The part of `optuna.trial.Trial` that a hyperparameter uses."""
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...
     def suggest_int(self, name: str, low: int, high: int, *, step: int) -> int: ...
@@ -41,36 +41,36 @@ class Hyperparameter(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raises `ValueError` with one clause where the declaration contradicts itself."""
+        """Raises `ValueError` with one clause if the declaration contradicts itself."""
 
     @abstractmethod
     def parse(self, text: str) -> Any:
-        """The value that `--set NAME=text` means; `ValueError` where it means none."""
+        """The value of `--set NAME=text`; raises `ValueError` if the text is no value."""
 
     @abstractmethod
     def suggest(self, trial: Suggester, name: str) -> Any:
-        """Asks a trial for a value, the real one, whatever the trial works with inside."""
+        """Asks a trial for a value; returns the real value, also if Optuna keeps it in another form."""
 
     @abstractmethod
     def points(self, most: int) -> list[Any]:
-        """At most `most` values that span the range, in order: all of them where there are so few."""
+        """At most `most` values that span the range, in order; all values if there are no more."""
 
     @abstractmethod
     def grid(self) -> list[Any] | None:
-        """All values, in order; None where the range is continuous."""
+        """All values, in order; None if the range is continuous."""
 
     @abstractmethod
     def place(self, value: Any) -> list[float]:
-        """Where a value lies in the range, from 0 to 1; options that have no order have a place each."""
+        """The coordinates of a value in the range, from 0 to 1; options without an order have one coordinate each."""
 
     def draw(self, share: float) -> Any:
-        """The value below which this share of the range lies, from 0 up to 1."""
+        """The value at this share of the range, from 0 up to 1."""
         values = self.grid()
         assert values is not None
         return values[min(int(share * len(values)), len(values) - 1)]
 
     def recorded(self, value: Any) -> Any:
-        """A value as Optuna keeps it."""
+        """A value in the form that Optuna keeps."""
         return value
 
     @abstractmethod
@@ -160,7 +160,7 @@ class LogUniform(Hyperparameter):
         return [_tidy(math.exp(value), 6) for value in logs]
 
     def grid(self) -> list[float] | None:
-        """The steps of a stepped log scale, which Optuna does not have: a log range there, of which these are used."""
+        """The steps of a stepped log scale. Optuna has no such scale: it gets a log range, and these values count."""
         if self.count is None:
             return None
         ratio = self.high / self.low
@@ -227,12 +227,12 @@ class Choice(Hyperparameter):
             if not _is_plain(option):
                 raise ValueError(
                     f"option {option!r} is neither number, string, boolean, None nor a tuple of those; "
-                    "offer its name, and look it up where it is used"
+                    "offer its name, and look the object up in your method"
                 )
         for number, option in enumerate(self.options):
             for other in self.options[:number]:
                 if option == other:
-                    raise ValueError(f"options {other!r} and {option!r} are equal, and so could not be told apart")
+                    raise ValueError(f"options {other!r} and {option!r} are equal: they cannot be told apart")
         if self.default not in self.options:
             raise ValueError(f"default {self.default!r} is not one of {self.describe()}")
 
@@ -284,7 +284,7 @@ def uniform(low: float, high: float, *, default: float, step: float | None = Non
 
 
 def log_uniform(low: float, high: float, *, default: float, points: int | None = None) -> float:
-    """A float on a log scale between `low` and `high`; with `points`, one of so many evenly spaced ones.
+    """A float on a log scale between `low` and `high`; with `points`, one of so many evenly spaced values.
 
     >>> log_uniform(1e-3, 1e-1, points=5, default=1e-2).points(9)
     [0.001, 0.00316228, 0.01, 0.0316228, 0.1]
@@ -303,7 +303,7 @@ def choice(*options: T, default: T) -> T:
 
 
 _PLAIN = (str, int, float, bool, type(None))
-_APART = 0.35  # of options without an order: any two are half a range apart
+_APART = 0.35  # so any two options without an order are half a range apart
 
 
 def _check_range(low: float, high: float, default: float) -> None:
@@ -346,7 +346,7 @@ def _literal(text: str) -> Any:
 
 
 def _tidy(value: float, digits: int = 12) -> float:
-    """Without the noise of binary fractions: 0.30000000000000004 becomes 0.3."""
+    """Rounds away the noise of binary fractions: 0.30000000000000004 becomes 0.3."""
     return float(f"{value:.{digits}g}")
 
 
@@ -378,9 +378,9 @@ def parse_hyperparameter(name: str, hyperparameter: Hyperparameter, text: str) -
 
 
 def check_hyperparameter(name: str, hyperparameter: Hyperparameter, value: Any) -> Any:
-    """A value that was given in Python, as it would be written; raises `HarnessError` naming the hyperparameter."""
+    """The value for a Python object, read as if it was written; raises `HarnessError` naming the hyperparameter."""
     if isinstance(value, float) and value.is_integer() and isinstance(hyperparameter, Integer):
-        value = int(value)  # as a column of a table has it
+        value = int(value)  # as in a column of a DataFrame
     try:
         return hyperparameter.parse(value if isinstance(value, str) else repr(value))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Every setting of an experiment, once: its name, its default, what it may be, and who reads it.
+"""Every setting of an experiment, in one place: its name, its default, its check, and who reads it.
 
 To add a setting, add one line to `Settings` and one to the README's table.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
 
-Check = Callable[[Any], str | None]  # a clause that says what the value must be; None where it is that
+Check = Callable[[Any], str | None]  # returns what the value must be, as a clause; None if the value is right
 
 
 def count(value: Any) -> str | None:
@@ -40,7 +40,7 @@ def one_of(*options: Any) -> Check:
 
 
 def none_or(check: Check) -> Check:
-    """None, which means off or automatic, or what another check takes."""
+    """None, which means off or automatic, or a value that the other check takes."""
     return lambda value: None if value is None else check(value)
 
 
@@ -51,7 +51,7 @@ def kept_checkpoints(value: Any) -> str | None:
 
 
 def anything(value: Any) -> None:
-    """Checked later, by whoever knows the libraries that it needs."""
+    """Not checked here: the check needs a library, and is made where that is loaded."""
 
 
 class Setting:
@@ -61,7 +61,7 @@ class Setting:
         self.default, self.check = default, check
         self.in_recipe = in_recipe  # it is part of every recipe, whether or not a method reads it
         self.starts_study = starts_study  # a change of it starts a new study
-        self.in_run = in_run  # a run is built with it; else only the driver reads it
+        self.in_run = in_run  # it is needed to build a run; otherwise only the driver reads it
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -94,7 +94,9 @@ class Settings:
     seed: int = setting(0, whole, in_recipe=True)
     objective: str = setting("val_accuracy", metric_name)  # what the search improves
     objective_at: str = setting("best", one_of("best", "last"))  # a run's value: that of its best or last epoch
-    direction: str | None = setting(None, one_of(None, "maximize", "minimize"))  # None: the objective's name says it
+    direction: str | None = setting(
+        None, one_of(None, "maximize", "minimize")
+    )  # None: it follows from the objective's name
     monitor: str = setting("val_loss", metric_name)  # what a plateau scheduler watches
     scheduler_step: str = setting("epoch", one_of("epoch", "batch"))
     checkpoint_every: int = setting(2, count, starts_study=False)  # epochs
@@ -113,7 +115,7 @@ IN_EVERY_RECIPE = frozenset(name for name, found in SETTINGS.items() if found.in
 
 
 def check_setting(name: str, value: Any) -> None:
-    """Raises `HarnessError` where a setting cannot have this value."""
+    """Raises `HarnessError` if a setting cannot have this value."""
     check = SETTINGS[name].check
     wanted = check(value)
     if wanted is not None:
@@ -122,7 +124,7 @@ def check_setting(name: str, value: Any) -> None:
 
 
 def parse_setting(name: str, text: str, default: Any) -> Any:
-    """The value of `--set NAME=TEXT` for a setting; raises `HarnessError` where it is none."""
+    """The value of `--set NAME=TEXT` for a setting; raises `HarnessError` if the text is no value of it."""
     value: Any = text
     if not isinstance(default, str):
         try:
@@ -142,6 +144,6 @@ def of_a_run(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_a_study(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose change starts a new study. A pruner is an object, and told apart by its options elsewhere."""
+    """The values whose change starts a new study. A pruner is an object: its options are compared elsewhere."""
     kept = {name: value for name, value in values.items() if name not in SETTINGS or SETTINGS[name].starts_study}
     return {name: value for name, value in kept.items() if name != "pruner"}

@@ -1,4 +1,4 @@
-"""Spec files: loading one, what it says, `--set`, and its source as it travels with every run."""
+"""Spec files: loads one, reads `--set`, and keeps its source, which is stored with every run."""
 
 import hashlib
 import importlib.machinery
@@ -34,7 +34,7 @@ class SupportsItem(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a spec says, without torch and without the class: it travels between processes."""
+    """The settings and hyperparameters of a spec, without torch and without the class: it is sent between processes."""
 
     name: str
     path: Path
@@ -59,7 +59,7 @@ class Description:
         return values
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for values that come from Python, which may be NumPy's."""
+        """The same for values given in Python, which may be NumPy's."""
         checked = {}
         for name, value in values.items():
             plain = value.item() if isinstance(value, SupportsItem) else value
@@ -82,7 +82,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spec:
-    """A loaded spec file: its `Experiment` class, and every source file that made it."""
+    """A loaded spec file: its `Experiment` class, and every source file that belongs to it."""
 
     name: str
     path: Path
@@ -92,11 +92,11 @@ class Spec:
 
     @property
     def digest(self) -> str:
-        """A digest of all source texts, as they stand."""
+        """A digest of all source texts."""
         return source_digest(self.sources)
 
     def describe(self) -> Description:
-        """What the spec says, for processes that do not load it."""
+        """The settings and hyperparameters, for processes that do not load the spec."""
         cls = self.experiment
         self._check_travels()
         doc = (sys.modules[cls.__module__].__doc__ if cls.__module__ in sys.modules else None) or cls.__doc__ or ""
@@ -109,7 +109,7 @@ class Spec:
         )
 
     def _check_travels(self) -> None:
-        """Raises `HarnessError` where what the driver gets is of a class that only this spec's own code knows."""
+        """Raises `HarnessError` if a value for the driver is of a class that the spec itself defines."""
         own = {f"harness_spec_{self.path.stem}", *(name.removesuffix(".py").replace("/", ".") for name in self.sources)}
         for name in SETTINGS:
             value = self.experiment.defaults()[name]
@@ -120,8 +120,8 @@ class Spec:
             classes = {str(given).partition(" ")[0] for operation, given, _ in operations if operation.name == "GLOBAL"}
             if classes & own:
                 raise HarnessError(
-                    f"{self.path}: {name} is of a class of the spec's own, and the process that uses it does not load "
-                    "specs. Take one of Optuna's, or put the class into an installed package."
+                    f"{self.path}: {name} is of a class that the spec defines, but the process that uses it does not "
+                    "load specs. Take one of Optuna's, or put the class into an installed package."
                 )
 
     def build(self, values: Mapping[str, Any]) -> Experiment:
@@ -150,10 +150,11 @@ def experiment_name(spec: str | os.PathLike[str], *, is_demo: bool = False) -> s
 def load_spec(path: str | os.PathLike[str], *, original: str | None = None) -> Spec:
     """Loads a spec file; raises `HarnessError` naming the file and what is wrong with it.
 
-    `original` is where a copy once stood: its `__file__`, for specs that find their data beside them.
+    `original` is the path of the file that this is a copy of: it becomes `__file__`, for specs that look for their
+    data beside them.
 
-    The user's own modules that it imports, wherever they lie, are loaded afresh and stay out of `sys.modules`
-    afterwards, so that an edited file is seen and the source of an old run can be loaded beside the present one.
+    The user's own modules that it imports are loaded again and removed from `sys.modules` afterwards. So an edited
+    file is seen, and the source of an old run can be loaded beside the present one.
     """
     path = Path(path)
     text = read_source(path)
@@ -204,7 +205,7 @@ def _compiled(text: str, path: Path) -> Any:
 
 
 def is_loading() -> bool:
-    """Whether a spec file is being loaded: the code that asks was run by that."""
+    """Whether a spec file is being loaded, so that the calling code is part of one."""
     return _loading.get()
 
 
@@ -218,11 +219,11 @@ def _noted_as_loading() -> Iterator[None]:
 
 
 def read_source(path: Path) -> str:
-    """The text of a spec file; raises `HarnessError` where it is none."""
+    """The text of a spec file; raises `HarnessError` if it is no Python file that can be read."""
     if path.suffix != ".py":
         raise HarnessError(f"{path} is not a spec: a spec is a Python file, such as experiments/vgg_cifar.py.")
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark first
     except FileNotFoundError:
         siblings = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise HarnessError(f"{path} does not exist.{did_you_mean(str(path), siblings)}") from None
@@ -243,7 +244,9 @@ def _find_experiment(module: ModuleType, path: Path) -> type[Experiment]:
         raise HarnessError(f"{path}: no Experiment in it; write one class that subclasses harness.Experiment.")
     if len(set(found)) > 1:
         names = " and ".join(cls.__name__ for cls in dict.fromkeys(found))
-        raise HarnessError(f"{path}: {names} are both Experiments; a spec file holds one. Move the others out.")
+        raise HarnessError(
+            f"{path}: {names} are both Experiments; a spec file holds one. Move the others to files of their own."
+        )
     missing = [name for name in _REQUIRED if getattr(found[0], name) is getattr(Experiment, name)]
     if missing:
         wanted = " and ".join(f"{name}()" for name in missing)

@@ -94,7 +94,7 @@ class Survey:
 def write_spec(file: Path, data: Path | None = None) -> Survey | None:
     """Writes a spec, for a folder of images if one is given; returns what was found there.
 
-    Raises `HarnessError` where the file is there already or is no Python file, and where the folder holds no images.
+    Raises `HarnessError` if the file exists already or is no Python file, or if the folder holds no images.
     """
     if file.suffix != ".py":
         raise HarnessError(f"{file} is not a Python file: name it such as my_spec.py.")

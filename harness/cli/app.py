@@ -164,7 +164,7 @@ def train(
         typer.Option(
             "--except",
             metavar="NAME",
-            help="Leave out the --from file's weights of this name, such as head (training begins anew from the rest), "
+            help="Leave out the --from file's weights of this name, such as head (it keeps its initial weights), "
             "or 'optimizer' or 'scheduler'; can be repeated.",
             show_default=False,
         ),
@@ -205,7 +205,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # file names can have bytes that are not text
     own_process()
     if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())  # the script `harness` imports what `python -m harness` does
+        sys.path.insert(0, os.getcwd())  # the script `harness` imports from the same folders as `python -m harness`
     try:
         code = app(standalone_mode=False)
     except HarnessError as error:

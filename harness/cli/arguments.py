@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Demo = Annotated[bool, typer.Option("--demo", help="The demo's runs: generated data, few epochs, a small model.")]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Run the code kept with the runs also where the store is another user's or a server."),
+    typer.Option("--trust", help="Run the code kept with the runs, also if the store is another user's or a server."),
 ]
 Study = Annotated[
     str | None,

@@ -91,7 +91,7 @@ def reload(
     """Rebuild RUN from its artifacts alone, and measure it again.
 
     The metrics on the validation part are compared with the logged ones. They must be equal to the last bit on the
-    same kind of device, and within a printed tolerance on another one. Exit code 1: they are not.
+    same kind of device, and within a printed tolerance on another one. If they are not, the exit code is 1.
     """
     from harness import api
     from harness.reporting.tables import verification_lines

@@ -19,7 +19,7 @@ NARROW = 80
 
 
 def print_comparison(comparison: "Comparison") -> None:
-    """Two runs in full; of more, a table, and each against the best."""
+    """Two runs in full; three or more as a table, each compared with the best."""
     console = Terminal(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROW)
@@ -94,7 +94,7 @@ def _print_two(console: Console, comparison: "Comparison") -> None:
     if differing:
         _print_rows(console, width, "differs", ["", ""], {n: list(map(_plain, v)) for n, v in differing.items()})
     else:
-        _say(console, "nothing differs in params, settings and environment.")
+        _say(console, "params, settings and environment are equal.")
     if comparison.alike:
         _say(console, f"the same in both: {_listed(comparison.alike)}", style="dim")
     recipes = {side.record.recipe for side in sides}
@@ -127,7 +127,7 @@ def _print_rows(
 
 
 def _print_diff(console: Console, diff: list[str], parts: list[str]) -> None:
-    changed = ", ".join(parts) or "comments, layout, or what is declared and searched; nothing that an epoch computes"
+    changed = ", ".join(parts) or "comments, layout or the search space, but nothing that an epoch computes"
     console.print()
     _say(console, f"code: {changed}", style="bold")
     for line in diff:
@@ -151,7 +151,7 @@ def _print_pair(console: Console, pair: "Pair", differing: Iterable[str]) -> Non
         )
     lines.append(f"interval: paired bootstrap over the images, {RESAMPLES:,} resamples, BCa")
     if {*differing} - {"seed", "host"}:
-        lines.append("that is about these two models; how much of it is the seed's, `confirm SPEC` shows")
+        lines.append("this is about these two models; `confirm SPEC` shows how much depends on the seed")
     for line in lines:
         _say(console, f"  {line}", style="dim")
 
@@ -180,7 +180,7 @@ def _print_many(console: Console, comparison: "Comparison") -> None:
     for row in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, row))
     needed = sum(max(len(heading), *map(len, cells)) + 2 for heading, cells in columns.items())
-    before, console.width = console.width, max(console.width, needed)  # a wrapped line can be read, a cut one not
+    before, console.width = console.width, max(console.width, needed)  # long lines are wrapped, not cut
     console.print(table)
     console.width = before
     if comparison.alike:
@@ -194,7 +194,7 @@ def _print_many(console: Console, comparison: "Comparison") -> None:
     for side, parts, diff in zip(sides[1:], comparison.code, comparison.diffs, strict=True):
         if diff:
             command = f"python -m harness compare {first.record.run_id[:8]} {side.record.run_id[:8]}"
-            what = ", ".join(parts) or "not in what an epoch computes"
+            what = ", ".join(parts) or "but nothing that an epoch computes"
             _say(console, f"code of {side.label} against {first.label}: {what}. See: {command}")
     console.print()
     _print_pairs(console, comparison.pairs)

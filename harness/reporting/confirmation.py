@@ -1,4 +1,4 @@
-"""What `confirm` found, as a screen and as JSON."""
+"""The result of `confirm`, as a screen and as JSON."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ NARROW = 80
 
 
 def print_confirmation(found: "Confirmation") -> None:
-    """One row a seed, then mean, standard deviation and interval, and what that says of the best run."""
+    """One row for each seed, then mean, standard deviation and interval, and what they say about the best run."""
     console = Terminal(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROW)

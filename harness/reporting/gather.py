@@ -1,4 +1,4 @@
-"""What a report is drawn from: the runs of a study, the distinct ways they went, and what the study knows of them."""
+"""The content of a report: the runs of a study, their distinct results, and what the study says about them."""
 
 import ast
 import json
@@ -30,21 +30,21 @@ MOST_PATHS = 2_000  # runs that are in the tree of epochs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Facts:
-    """What the store knows of a study. `records` are its runs, the best first; `ways` the distinct ways they went."""
+    """What the store has of a study. `records` are its runs, the best first; `ways` are their distinct results."""
 
     name: str
     objective: str
     maximize: bool
     every: list[RunRecord]  # of all studies
     records: list[RunRecord]
-    trials: list[RunRecord]  # in the order in which they were asked for
+    trials: list[RunRecord]  # in the order of their numbers
     confirming: list[RunRecord]  # repeat the best run with other seeds
     ways: list[Way]
     searched: list[str]  # hyperparameters that vary, in the order of the search space
     ranges: Mapping[str, Range]
     trees: Trees
     told_apart: dict[str, list[str]]  # values that distinguish a recipe, in words
-    importances: list[Importance] | str  # or why there are none
+    importances: list[Importance] | str  # or why there is no estimate
     best: RunRecord | None
     best_run: "Run | None"
     trust: Trust
@@ -73,9 +73,9 @@ class Facts:
 
 
 def gather(store: Store, name: str, *, study: str | int | None = None, is_live: bool = False) -> Facts:
-    """Reads from MLflow and Optuna all that a report shows; `is_live` leaves out what takes seconds.
+    """Reads from MLflow and Optuna what a report shows. `is_live` leaves out what takes seconds.
 
-    Raises `HarnessError` where there are no runs.
+    Raises `HarnessError` if there are no runs.
     """
     experiment = store.client.get_experiment(store.experiment_id(name))
     objective = experiment.tags.get(OBJECTIVE, "val_accuracy")
@@ -125,7 +125,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
 
 
 def data_of(run: "Run | None") -> dict[str, Any]:
-    """The data that a run was trained on: its description, with `name` and `digest`; empty where it is not known."""
+    """The data that a run was trained on: its description, with `name` and `digest`; empty if it is not known."""
     found = run.inputs.dataset_inputs if run is not None and run.inputs else []
     if not found:
         return {}
@@ -143,7 +143,7 @@ def _validation_images(run: "Run | None") -> int | None:
 
 
 def _studies(store: Store, name: str) -> dict[str, Any]:
-    """Optuna's studies of an experiment, where a sweep here has kept them, by their mark."""
+    """Optuna's studies of an experiment by their ids, if a sweep has stored them here."""
     url = os.environ.get("HARNESS_STUDY_STORAGE")
     if not url and not store.journal.exists():
         return {}
@@ -194,7 +194,7 @@ def _importances(ways: Sequence[Way], journal: Any, objective: str) -> list[Impo
             "estimate is more than chance. Runs that are equal up to their best epoch are one result."
         )
     found = estimate_importances(journal, [record.trial for record in ended if record.trial is not None])
-    return found or "All results came to the same value: nothing tells them apart."
+    return found or "All results have the same value."
 
 
 def _told_apart(store: Store, records: Sequence[RunRecord]) -> dict[str, list[str]]:

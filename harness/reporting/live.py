@@ -1,4 +1,4 @@
-"""The live view: one row a running trial, redrawn in place; what has ended scrolls up as plain lines."""
+"""The live view: one row for each running trial, redrawn in place. Lines about ended trials scroll up."""
 
 import itertools
 import time
@@ -32,14 +32,14 @@ class Row:
 
 
 class LiveScreen(Screen):
-    """Draws a few times a second, and only on a terminal; as many running trials as it has lines for."""
+    """Draws a few times a second, and only on a terminal: as many running trials as there are lines for."""
 
     def __init__(
         self, console: Console, hyperparameters: Sequence[str], *, trials: int, train_images: int, maximize: bool
     ) -> None:
         super().__init__(console, hyperparameters)
         self._trials, self._train_images, self._maximize = trials, train_images, maximize
-        self._varied = [name for name in hyperparameters if name != "lr"]  # which has a column of its own
+        self._varied = [name for name in hyperparameters if name != "lr"]  # it has a column of its own
         self._rows: dict[str, Row] = {}
         self._ended = self._trained = self._reused = 0
         self._best: tuple[str, float] | None = None
@@ -89,7 +89,7 @@ class LiveScreen(Screen):
                 self.say(f"best so far, in this command: {self._best[0]} at {shown_number(self._best[1])}")
 
     def _cut(self, text: str) -> Text:
-        """A line that ends before the last columns of the terminal."""
+        """A line, cut before the last columns of the terminal."""
         line = Text(text, style="dim", no_wrap=True)
         line.truncate(self.console.width - ECHO, overflow="ellipsis")
         return line
@@ -99,7 +99,7 @@ class LiveScreen(Screen):
 
     @property
     def _height(self) -> int:
-        """How many running trials there are lines for."""
+        """The number of running trials that there are lines for."""
         return max(1, self.console.height - OTHER_LINES)
 
     def _table(self) -> Table:
@@ -109,7 +109,7 @@ class LiveScreen(Screen):
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in headings:
             is_text = heading in ("trial", "values")
-            # The values are cut where they do not fit, and nothing else.
+            # If a line does not fit, only the values are cut.
             shortest = None if heading == "values" else max(len(heading), *(len(str(c[heading])) for c in cells), 0)
             table.add_column(
                 heading, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis", min_width=shortest

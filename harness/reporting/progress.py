@@ -17,21 +17,21 @@ DRAW_SECONDS = 0.2  # at least, between two drawings
 
 
 class Bar(Protocol):
-    """How far a command has come, from 0 to 1."""
+    """A bar that shows a share of a command's work, from 0 to 1."""
 
     def draw(self, share: float, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 class NoBar:
-    """No bar: the output goes to a file."""
+    """No bar, if the output goes to a file."""
 
     def draw(self, share: float, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 class TerminalBar:
-    """One line on stderr, gone at the end."""
+    """One line on stderr, removed at the end."""
 
     def __init__(self) -> None:
         columns = (BarColumn(), TextColumn("{task.description}", markup=False))
@@ -59,7 +59,7 @@ class NotebookBar:
         self._handle.update(self._html(f'<progress value="{share:.4f}" max="1"></progress> {escape(text)}'))
 
     def close(self) -> None:
-        """Leaves the last drawing under the cell."""
+        """Keeps the last drawing under the cell."""
 
 
 class QuietScreen(Screen):
@@ -126,7 +126,7 @@ class OpenQuiet:
 
 
 def open_bar(shows: bool | None) -> Bar:
-    """The bar that suits this process; `shows` forces one, or none."""
+    """The right bar for this process; `shows` forces a bar, or none."""
     if shows is False:
         return NoBar()
     if is_notebook():

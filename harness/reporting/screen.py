@@ -1,4 +1,4 @@
-"""What a person sees while runs train: plain lines, and how numbers are shown."""
+"""The screen while runs train: plain lines, and the form of numbers."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from harness.training.results import EpochResult
 
 
 class Screen:
-    """Plain lines: one when a run starts, one an epoch, one when it ends."""
+    """Plain lines: one when a run starts, one for each epoch, one when it ends."""
 
     def __init__(self, console: Console, hyperparameters: Sequence[str]) -> None:
         self.console = console
@@ -23,11 +23,11 @@ class Screen:
         self.console.print(text, markup=False)
 
     def started(self, name: str, values: Mapping[str, Any]) -> None:
-        """A run begins (or begins again)."""
+        """A run starts (or starts again)."""
         self.say(f"{name}  {shown_values(values, self._hyperparameters)}")
 
     def epoch(self, name: str, result: EpochResult, epochs: int, changed_from: float) -> None:
-        """An epoch of a run is known."""
+        """An epoch of a run is done, or was known."""
         if result.learning_rate != changed_from:
             self.say(f"{name}  learning rate {changed_from:g} -> {result.learning_rate:g}")
         self.say(f"{name}  {epoch_line(result, epochs)}")
@@ -35,20 +35,20 @@ class Screen:
             self.say(f"{name}  note: {result.note}")
 
     def ended(self, name: str, outcome: str, value: float | None, reason: str | None, reused: int) -> None:
-        """A run came to its end."""
+        """A run has ended."""
         shown = f" at {value:.4g}" if value is not None and outcome in ("finished", "waiting") else ""
         saved = f", {reused} epoch{'s' * (reused > 1)} reused" if reused else ""
         self.say(f"{name}  {outcome}{shown}{saved}" + (f": {reason}" if reason else ""))
 
     def refresh(self) -> None:
-        """Draws what has changed."""
+        """Draws the changes."""
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Restores the terminal."""
 
 
 class OpenScreen(Protocol):
-    """Opens what a person sees while the runs of one command train."""
+    """Opens the screen of one command."""
 
     def __call__(
         self, hyperparameters: Sequence[str], *, trials: int = 1, train_images: int = 0, maximize: bool = True
@@ -58,7 +58,7 @@ class OpenScreen(Protocol):
 def open_screen(
     hyperparameters: Sequence[str], *, trials: int = 1, train_images: int = 0, maximize: bool = True
 ) -> Screen:
-    """The live view on a terminal, plain lines where the output goes elsewhere."""
+    """The live view on a terminal; plain lines if the output goes to a file or a pipe."""
     console = Terminal(highlight=False, soft_wrap=not sys.stdout.isatty())
     if not console.is_terminal:
         return Screen(console, hyperparameters)
@@ -88,14 +88,14 @@ def shown_values(values: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def shown_number(value: float) -> str:
-    """Four decimals, or fewer digits where the number is large."""
+    """Four decimals, or fewer digits if the number is large."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def shown_seconds(seconds: float) -> str:
-    """A duration as people say it.
+    """A duration in words.
 
     >>> shown_seconds(7.2), shown_seconds(83), shown_seconds(5400)
     ('7 s', '1 min 23 s', '1 h 30 min')

@@ -21,7 +21,7 @@ GAP = 2  # spaces between columns
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of the table of runs. Where the screen is narrow, the highest `rank` goes first; 0 stays."""
+    """A column of the table of runs. On a narrow screen the column of the highest `rank` is left out first; 0 stays."""
 
     heading: str
     cells: list[str]
@@ -30,28 +30,28 @@ class Column:
 
     @cached_property
     def width(self) -> int:
-        """Characters that it takes on a screen, with the gap after it."""
+        """The width on a screen in characters, with the gap after it."""
         return max(cell_len(text) for text in (self.heading, *self.cells)) + GAP
 
     @property
     def padded(self) -> list[str]:
-        """Heading and cells, all as wide as the widest: text begins at the left, numbers end at the right."""
+        """Heading and cells, all as wide as the widest: text is aligned left, numbers right."""
         blanks = [(self.width - GAP - cell_len(text)) * " " for text in (self.heading, *self.cells)]
         pairs = zip((self.heading, *self.cells), blanks, strict=True)
         return [text + blank if self.is_text else blank + text for text, blank in pairs]
 
 
 def runs_table(records: Sequence[RunRecord], *, sort: str | None = None) -> None:
-    """Prints the runs, one row each: what came out, then what was searched; and why some did not finish.
+    """Prints the runs, one row each: results, then hyperparameters; and why some runs did not finish.
 
-    On a terminal, columns that do not fit are left out, and hyperparameters that are the same in all runs
-    become a line below. Into a file goes everything.
+    On a terminal, columns that do not fit are left out, and hyperparameters that are equal in all runs become a
+    line below. A file or a pipe gets all columns.
     """
     console = Terminal(highlight=False)
     columns, same = _columns(records, sort), ""
     if console.is_terminal and _width(columns) > console.width:
         columns, same = _fold(columns, records, console.width)
-    # Line by line: a table of rich takes ten seconds for 10,000 runs.
+    # Not a table of rich, which takes ten seconds for 10,000 runs.
     for number, cells in enumerate(zip(*(column.padded for column in columns), strict=True)):
         style = "bold" if number == 0 else "dim" if number % 2 == 0 and len(records) > 8 else None
         console.out((GAP * " ").join(cells).rstrip(), style=style, highlight=False)
@@ -81,7 +81,7 @@ def run_lines(record: RunRecord) -> list[str]:
 
 
 def verification_lines(verification: "Verification") -> list[str]:
-    """What was logged and what was measured, side by side, and whether they agree."""
+    """The logged and the measured metrics side by side, and whether they are equal."""
     where = f"epoch {verification.epoch}, measured again on {verification.device}"
     lines = [f"{verification.name}  run {verification.run_id}", where, f"{'':26}{'logged':>22}{'measured':>22}"]
     lines += [
@@ -94,7 +94,7 @@ def verification_lines(verification: "Verification") -> list[str]:
 
 
 def prediction_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line an image: the file, then class and probability, or the outputs of a regression."""
+    """One line for each image: the file, then class and probability, or the outputs of a regression."""
     width = max(len(row["image"]) for row in rows)
     if "class" not in rows[0]:
         return [f"{row['image']:{width}}  {' '.join(map(_plain, _flat(row['output'])))}" for row in rows]
@@ -136,7 +136,7 @@ def _columns(records: Sequence[RunRecord], sort: str | None) -> list[Column]:
 
 
 def _fold(columns: list[Column], records: Sequence[RunRecord], width: int) -> tuple[list[Column], str]:
-    """The columns that fit, and a line that says what is the same in every run."""
+    """The columns that fit, and a line with the hyperparameters that are equal in all runs."""
     params = {name for record in records for name in record.params}
     for rank in (4, 3):
         if _width(columns) > width:

@@ -1,9 +1,10 @@
 """Reloads runs: rebuilds a model from its artifacts alone, measures it again, and predicts with it."""
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ from harness.data import Arrays, Data
 from harness.data.decode import read_image
 from harness.errors import FAILED, HarnessError
 from harness.experiment import Experiment
+from harness.given import PathLike
 from harness.notebook import html_table
 from harness.results.kept import find_source, read_kept
 from harness.spec import load_spec
+from harness.tracking.looks import describe_looks, note_look
+from harness.tracking.runs import RunRecord
 from harness.tracking.store import Store
 from harness.tracking.tags import DEMO, DEVICE, SPEC_PATH, THREADS
 from harness.training.build import Built, build
@@ -27,6 +31,7 @@ from harness.training.state import restore_networks
 from harness.training.step import in_precision
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities import Run
 
 MOST_THREADS = 4096
@@ -82,7 +87,7 @@ class LoadedRun:
                 targets.append(wanted.cpu())
         return torch.cat(outputs), torch.cat(targets)
 
-    def predict(self, images: Sequence[str | Path] | Tensor) -> Tensor:
+    def predict(self, images: Sequence[PathLike] | Tensor) -> Tensor:
         """Class probabilities (N, K), or outputs for regression, of image files or of inputs (N, ...).
 
         Files are resized as `image_folder` does it; inputs are what the data holds before normalisation,
@@ -99,6 +104,19 @@ class LoadedRun:
         with _as_trained(self.threads, self.built.precision):
             outputs = self._outputs(self.built.data.prepare(batch.to(self.device)))
         return (outputs.softmax(1) if self.built.data.is_classification else outputs).cpu()
+
+    def table(self, images: PathLike | Sequence[PathLike] | Tensor) -> "pd.DataFrame":
+        """The predictions as a DataFrame, one row for each image: see `harness.predict`."""
+        import pandas as pd
+
+        chosen: Any = [images] if isinstance(images, str | os.PathLike) else images
+        outputs, classes = self.predict(chosen), self.built.data.classes
+        names = [str(image) if isinstance(image, str | os.PathLike) else i for i, image in enumerate(chosen)]
+        if classes is None:
+            return pd.DataFrame({"image": names, "output": outputs.tolist()})
+        tops = outputs.argmax(1, keepdim=True)
+        shown = [classes[top] for top in tops.flatten().tolist()]
+        return pd.DataFrame({"image": names, "class": shown, "probability": outputs.gather(1, tops).flatten().tolist()})
 
     @torch.no_grad()
     def _outputs(self, inputs: Tensor) -> Tensor:
@@ -165,6 +183,15 @@ class Verification:
     def _repr_html_(self) -> str:
         rows = [(name, repr(self.logged[name]), repr(value)) for name, value in self.measured.items()]
         return html_table(["", "logged", "measured"], rows, note="\n".join(filter(None, (repr(self), self.note))))
+
+
+def measure_test(store: Store, record: RunRecord, *, device: str = "auto") -> RunRecord:
+    """The record of a run, with its metrics on the test part. That it was measured there is noted first."""
+    run = store.client.get_run(record.run_id)
+    loaded = load(store, run, device=device)
+    _ = loaded.built.data.test  # raises an error if there is no test part, before the use is noted
+    looks = note_look(store, [run], by="best --test")
+    return replace(record, test=loaded.measure("test"), notes=(describe_looks(looks),))
 
 
 def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "best", trust: bool = False) -> LoadedRun:

@@ -1,1 +1,1 @@
-"""Decides what is trained next: plans, studies, and the driver that gives work to the workers."""
+"""Decides what is trained next: the plan, the study, and the driver that gives work to the workers."""

@@ -13,7 +13,7 @@ from harness.tracking.tags import KIND, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-NEWEST = 64  # so many runs are checked: trials start in the order of their numbers
+NEWEST = 64  # newest runs that are checked: trials start in the order of their numbers
 
 
 def check_agreement(store: Store, experiment_id: str, study: optuna.Study | None, *, uids: Collection[str]) -> None:
@@ -59,7 +59,7 @@ def _newest(store: Store, experiment_id: str, which: str) -> Sequence["Run"]:
 
 def _missing(has: str, run: str) -> HarnessError:
     return HarnessError(
-        f"optuna.log (or the database of --study-storage) has {has}, and MLflow has the runs of more: {run}. Bring "
-        "back what is missing, or begin a new study with --fresh; the earlier runs stay.",
+        f"optuna.log (or the database of --study-storage) has {has}, and MLflow has the runs of more: {run}. "
+        "Restore what is missing, or start a new study with --fresh: the earlier runs are kept.",
         exit_code=FAILED,
     )

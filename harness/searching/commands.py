@@ -78,7 +78,7 @@ def sweep(options: Options, open_screen: OpenScreen = open_screen) -> "SweepResu
                 with _interruptible(driver, screen, session.store):
                     driver.run(session.tasks(), jobs=options.jobs if options.ray else jobs, ends=limits.ends)
                     session.send_waiting()
-                screen.close()  # the next messages are not about running trials
+                screen.close()  # the messages from here on are not about trials
                 session.summarize()
                 session.check_outcome()
                 if options.registers:
@@ -137,9 +137,9 @@ def train(options: Options, open_screen: OpenScreen = open_screen) -> RunRecord:
 def confirm(options: Options, open_screen: OpenScreen = open_screen, *, seeds: int = 5) -> "Confirmation":
     """Trains the best run's values with the next `seeds` seeds, then measures each of them on the test part.
 
-    What was trained or measured before is not done again: interrupted, it goes on; asked for more seeds, it
-    trains those that are missing. Raises `HarnessError` where there is no finished run, where the spec is no
-    longer what it was trained with, or where fewer than two seeds finish.
+    Nothing is trained or measured twice: an interrupted command continues, and one with more seeds trains the
+    missing ones. Raises `HarnessError` if no run has finished, if the spec has changed since that run, or if fewer
+    than two seeds finish.
     """
     from harness.results.confirm import chosen_seeds, conclude, identity_of_run, missing_seeds
     from harness.results.reload import load
@@ -165,10 +165,9 @@ def _repeat(
     of: str,
     identity: Mapping[str, Any],
 ) -> None:
-    """Trains the values of run `of` once with each seed; interrupted runs go on where they stopped.
+    """Trains the values of run `of` once with each seed; interrupted runs continue.
 
-    `identity` holds the code and data that `of` was trained with; raises `HarnessError` where the spec's are
-    others.
+    `identity` holds the code and data of `of`. Raises `HarnessError` if those of the spec differ.
     """
     lock = options.store / "locks" / f"{options.name}.confirm.lock"
     what = f"confirm {options.name} in {options.store}"
@@ -180,7 +179,7 @@ def _repeat(
         if changes:
             raise HarnessError(
                 f"{options.spec} is not what run {of[:8]} was trained with; changed: {'; '.join(changes)}. "
-                "Sweep again, or bring its source back: it is among the run's artifacts, under spec/."
+                "Sweep again, or restore its source: it is among the run's artifacts, under spec/."
             )
         images, is_up = plan.report.train_images, plan.direction == "maximize"
         screen = open_screen(["seed"], trials=len(seeds), train_images=images, maximize=is_up)
@@ -207,16 +206,16 @@ def _repeat(
 
 
 def _find_start(options: Options) -> tuple[dict[str, Any], Origin | None]:
-    """What `--from` names: the params of a run and its last checkpoint, or the checkpoint file alone."""
+    """Reads `--from`: a run gives its params and its last checkpoint, a file gives the checkpoint alone."""
     if options.start is None:
         if options.start_epochs is not None or options.start_without:
-            raise HarnessError("--epoch and --except say what is taken of a checkpoint: they need --from.")
+            raise HarnessError("--epoch and --except need --from: they say what to take from a checkpoint.")
         return {}, None
 
     def origin(path: Path) -> Origin:
         return Origin(path=path, epochs=options.start_epochs, without=options.start_without)
 
-    if os.path.exists(options.start):  # unlike a Path's, this bears names of any length
+    if os.path.exists(options.start):  # Path.is_file() raises an error for a name that is too long; this does not
         return {}, origin(Path(options.start))
     if "/" in options.start or Path(options.start).suffix:
         raise HarnessError(f"--from {options.start}: there is no such file.")
@@ -229,7 +228,7 @@ def _find_start(options: Options) -> tuple[dict[str, Any], Origin | None]:
 
 @contextmanager
 def _workers(options: Options) -> Iterator[Workers]:
-    """Workers here or on a Ray cluster, killed where the block ends with an exception."""
+    """Workers here or on a Ray cluster. They are killed if the block ends with an exception."""
     workers = LocalWorkers(options.device) if options.ray is None else _ray_workers(options, options.ray)
     try:
         yield workers
@@ -251,9 +250,9 @@ def _ray_workers(options: Options, address: str) -> Workers:
 
 @contextmanager
 def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP stop the runs at once and say how to go on; a second one does not even say that.
+    """Ctrl-C, SIGTERM and SIGHUP stop the runs at once and say how to go on. A second signal ends the process at once.
 
-    In a process that is not ours, Ctrl-C alone is heard, and the second one ends what is under way by an exception.
+    In a script or a notebook only Ctrl-C is handled; the second one raises `KeyboardInterrupt`.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -270,7 +269,7 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
             outbox.flush()
     except KeyboardInterrupt:
         driver.interrupt()
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             screen.close()
             screen.say("stopped. Everything trained so far is kept; the same command goes on.")
         raise
@@ -284,7 +283,7 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
 
 def _heard_signals() -> tuple[signal.Signals, ...]:
     if threading.current_thread() is not threading.main_thread():
-        return ()  # Python lets no other thread hear them
+        return ()  # Python handles signals in the main thread only
     if not is_own_process():
         return (signal.SIGINT,)
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup

@@ -1,4 +1,4 @@
-"""The course of a sweep: which trial is trained next and how far, and what of all that is known already."""
+"""The course of a sweep: which trial is trained next, and until which epoch."""
 
 import math
 import random
@@ -14,7 +14,7 @@ from harness.searching.study import KNOWN, SEEN, WAITING, OpenTrial, Study, tria
 from harness.searching.task import Task
 from harness.searching.tree import Move, TreeSearch
 
-FIRST = 10  # trials with a number below are drawn at random: they are the same, however many train at once
+FIRST = 10  # the first trials are drawn at random: so they are the same, however many train at once
 
 
 class Course:
@@ -39,12 +39,14 @@ class Course:
         self._point: dict[int, int | None] = {}  # by trial
         self._waits_at: dict[int, int] = {}  # by point: the trial that waits there
         self._begun: set[int] = set()  # points that trials have
-        self._seen: dict[int, dict[str, Any]] = {}  # by trial: what was taken in of it
-        self._order = 0  # of what was taken in
+        self._seen: dict[int, dict[str, Any]] = {}  # by trial: what the search has noted of it
+        self._order = 0  # the number of notes so far
         self._best = math.inf  # of the trials that finished
-        self._copied: dict[str, Any] | None = None  # the newest trial's values, where they were known: its next is near
-        self.nears_end: Callable[[], None] = lambda: None  # is told when a trial has finished and few are to come
-        self.why = ""  # the sweep ends, where no number of trials says so
+        self._copied: dict[str, Any] | None = (
+            None  # values of the newest trial if they were known: the next trial is near
+        )
+        self.nears_end: Callable[[], None] = lambda: None  # called when a trial has finished and few are left
+        self.why = ""  # why the sweep ends, if not because of the number of trials
         self._restore()
 
     @property
@@ -67,7 +69,7 @@ class Course:
         for asked in self._study.waiting():
             self._sleep(asked.number, asked)
         if self._limits.trials is not None and self._count() >= self._limits.trials and not is_resuming:
-            self._screen.say(f"{self._limits.trials} trials were done before; more of them: --trials N")
+            self._screen.say(f"{self._limits.trials} trials are already done; --trials N trains more")
         while True:
             task = self._next()
             if task is not None:
@@ -78,14 +80,14 @@ class Course:
                 return
 
     def outlook(self) -> list[str]:
-        """What waits, and whether more is likely to help: a line each."""
+        """Lines about the trials that wait, and about whether more training is likely to help."""
         if not self._asleep:
             return []
         rest = sum(self._epochs - self._known(number) for number in self._asleep)
         count = len(self._asleep)
         return [
             f"waiting: {count} trial{'s' * (count > 1)}, {rest} epochs from their ends; a larger limit goes on with "
-            "what promises most"
+            "the most promising ones"
         ]
 
     def upload(self) -> None:
@@ -95,7 +97,7 @@ class Course:
                 sleeper.log.upload()
 
     def _next(self) -> Task | None:
-        """The next task; None where there is none, or none before another one ended."""
+        """The next task; None if there is none, or none until a running one has ended."""
         if self._limits.trials is not None and self._count() >= self._limits.trials:
             return None
         if self._limits.is_late:
@@ -114,7 +116,7 @@ class Course:
         return self._choose(room) if self._is_tree else self._ask(room)
 
     def _choose(self, room: int | None) -> Task | None:
-        """What the search over the tree chooses, with `room` for so many epochs."""
+        """What the search over the tree chooses; `room` is the number of epochs that may be trained."""
         to_end = self._limits.trials is not None
         move = self._draw() if to_end and self._study.next_number < FIRST else None
         move = move or self._tree.choose(self._busy(), to_end=to_end)
@@ -124,21 +126,21 @@ class Course:
             return None
         values, known = self._tree.space.points[move.point], int(self._tree.known[move.point])
         if room is not None and self._waits_at.get(move.point, -1) == self._leader()[0]:
-            room += self._epochs - known  # what is reserved is for this one
+            room += self._epochs - known  # the reserved epochs are for this trial
         until = move.until if room is None else min(move.until, known + room)
         if move.point in self._waits_at:
             return self._wake(self._waits_at[move.point], until)
         return self._begin(self._study.ask(values, until=until), until)
 
     def _draw(self) -> Move | None:
-        """A point at random that no trial has begun with; None where there is none."""
+        """A random point that no trial has; None if there is none."""
         order = list(range(len(self._tree.space)))
         random.Random(f"{self._plan.fixed['seed']}/design").shuffle(order)
         point = next((point for point in order if point not in self._begun), None)
         return None if point is None else Move(point=point, until=self._epochs)
 
     def _ask(self, room: int | None) -> Task | None:
-        """What another sampler proposes; a point that is known is told to the study, and another one asked for."""
+        """What another sampler proposes. A known point is told to the study; the next proposal is another point."""
         for number in self._asleep:
             return self._wake(number, self._epochs if room is None else min(self._epochs, self._known(number) + room))
         is_grid = self._plan.fixed["sampler"] == "grid"
@@ -146,7 +148,7 @@ class Course:
             near = None
             if self._copied is not None:
                 near = self._tree.nearest_open(self._copied, busy=self._busy())
-                if near is None and self._live:  # all that is left trains now
+                if near is None and self._live:  # all open points are being trained
                     return None
             asked = self._study.ask(near)
             self._copied = None
@@ -204,7 +206,7 @@ class Course:
             self._waits_at[point] = number
 
     def _note(self, task: Task, outcome: str) -> None:
-        """Takes in how far a run came, before the study is told: whoever is killed in between notes it once."""
+        """Notes how far a run has come, before the study is told: a kill in between does not note it twice."""
         asked = task.trial
         assert asked is not None
         del self._live[asked.number]
@@ -234,7 +236,7 @@ class Course:
         self._tree.note(values, curve, shared, is_over=outcome != WAITING)
 
     def _restore(self) -> None:
-        """Takes in once more what earlier commands took in, in the same order."""
+        """Notes again what earlier commands noted, in the same order."""
         looks, trials = [], self._study.trials()
         if trials and trials[-1].user_attrs.get("outcome") == KNOWN:
             self._copied = self._study.values_of(trials[-1])
@@ -258,11 +260,11 @@ class Course:
             self._take_in(values, curve, shared, outcome)
 
     def _count(self) -> int:
-        """Trials that count: those that ended or are on their way, not those that wait."""
+        """The number of trials that count: those that ended or are running, not those that wait."""
         return self._study.count - len(self._asleep)
 
     def _left(self) -> int | None:
-        """Epochs of the budget that are neither trained nor on their way."""
+        """Epochs of the budget that are neither trained nor given to a running trial."""
         if self._limits.budget is None:
             return None
         coming = 0
@@ -303,7 +305,7 @@ class Course:
 
 
 def at_edge(searched: Mapping[str, Hyperparameter], values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that are the first or last of a range of floats: beyond it there may be better ones."""
+    """The float values that are the first or the last of their range: beyond it there may be better ones."""
     ranges = {name: found for name, found in searched.items() if isinstance(found, Uniform | LogUniform)}
     return {
         name: values[name]
@@ -313,7 +315,7 @@ def at_edge(searched: Mapping[str, Hyperparameter], values: Mapping[str, Any]) -
 
 
 def _tupled(value: Any) -> Any:
-    """A value as a spec has it: JSON knows no tuples, and no value is a list."""
+    """A value as the spec has it: JSON turns tuples into lists, and no hyperparameter is a list."""
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 

@@ -39,11 +39,11 @@ from harness.training.results import EpochResult
 from harness.workers.border import Lost, Workers, describe_exit, error_of
 from harness.workers.messages import Checkpoint, Done, Failed, Prepared, Verdict
 
-SAME_ERRORS = 3  # in a row end a sweep
-TRIES = 2  # of a run whose worker was killed from outside: most likely by the run itself
-NODE_TRIES = 10  # of a run whose node went: no fault of its own, but not without end
-SAMPLES_AT_ONCE = 32  # of the machine, sent by themselves; where more runs train they go with a run's next epoch
-POLL_SECONDS = 0.25  # between looks at whether to stop
+SAME_ERRORS = 3  # so many equal errors in a row end a sweep
+TRIES = 2  # tries of a run whose worker was killed: most likely the run is the reason
+NODE_TRIES = 10  # tries of a run whose node was lost: not the run's fault, but not without end
+SAMPLES_AT_ONCE = 32  # of the machine's measures; with few runs they are sent alone, else with a run's next epoch
+POLL_SECONDS = 0.25  # between two checks for a stop
 
 
 class Driver:
@@ -59,10 +59,10 @@ class Driver:
         self._is_stopping = False
 
     def run(self, tasks: Iterator[Task | None], *, jobs: int | None, ends: float | None = None) -> None:
-        """Takes a task whenever a worker is free, `jobs` at once or as many as there is room for, until all ended.
+        """Starts a task whenever a worker is free, at most `jobs` at once, until all have ended.
 
-        Where `tasks` gives None, the next task depends on one that trains now.
-        After `ends` (of the monotonic clock) it does not wait for a tracking server to take another run.
+        If `tasks` gives None, the next task depends on a running one. After `ends` (of the monotonic clock) it no
+        longer waits for a tracking server before it starts a run.
         """
         exhausted = False
         hearing_seconds = 0.0
@@ -79,7 +79,7 @@ class Driver:
                     break
                 self._start(task)
                 if time.monotonic() - began > max(POLL_SECONDS, hearing_seconds):
-                    break  # else running trials would wait until a thousand others are started
+                    break  # else running trials would wait while a thousand others are started
             exhausted |= ends is not None and time.monotonic() > ends and not self._store.takes_runs
             if exhausted and not self._active and not self._waiting:
                 return
@@ -109,14 +109,16 @@ class Driver:
             self._screen.refresh()
 
     def stop(self) -> None:
-        """Asks `run` to end with `KeyboardInterrupt`, in a fraction of a second, never amid a write to the store."""
+        """Makes `run` raise `KeyboardInterrupt` within a fraction of a second, never during a write to the store."""
         self._is_stopping = True
 
     def interrupt(self) -> None:
-        """Stops at once. What was trained is on the disk; the runs say that they were interrupted."""
+        """Stops at once. What was trained is on the disk; the runs are marked as interrupted."""
         self._workers.kill_all()
         for task in [*self._active.values(), *self._waiting]:
-            with suppress(Exception):  # why it ends is on its way already: this is a last word, where it can be said
+            with suppress(
+                Exception
+            ):  # another exception is already raised: these last messages are sent if it is possible
                 task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def check_stop(self) -> None:
@@ -143,7 +145,7 @@ class Driver:
             self._screen.say(f"{task.name} is on {place}")
 
     def _hear(self, worker: int, task: Task, message: Any) -> bool:
-        """Takes in a message; whether the task has ended."""
+        """Handles a message; returns whether the task has ended."""
         match message:
             case Prepared():
                 self._prepare(task, message)
@@ -155,18 +157,20 @@ class Driver:
                 self._release(worker)
                 self._finish(task, message)
                 return True
-            case Failed(kind="edited" | "machine"):  # of no trial: none is told that it failed
+            case Failed(kind="edited" | "machine"):  # no trial's fault: none is marked as failed
                 raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
-                is_here = self._workers.place(worker) is None  # a cluster is not emptied for one trial
+                is_here = self._workers.place(worker) is None  # on a cluster, the others need not stop for one trial
                 self._release(worker, replace=message.kind == "memory")
                 if message.kind == "memory" and task.had_company:
-                    self._screen.say(f"{task.name}: out of memory beside other trials; once more{', alone' * is_here}")
+                    self._screen.say(
+                        f"{task.name}: out of memory beside other trials; tried again{', alone' * is_here}"
+                    )
                     task.is_alone, task.had_company = is_here, False
                     self._wait(task)
                     return False
                 if message.kind == "recipe" and task.renew is not None:
-                    self._screen.say(f"{task.name}: {message.message}; it begins anew, as another run")
+                    self._screen.say(f"{task.name}: {message.message}; it starts again, as another run")
                     task.begin_anew(message.message)
                     self._wait(task)
                     return False
@@ -180,15 +184,15 @@ class Driver:
         return False
 
     def _lose(self, task: Task, lost: Lost) -> bool:
-        """Takes in that a run lost its worker; whether it has ended with it, for it was not the first time."""
+        """Handles the loss of a run's worker; returns whether the run has ended, because this happened too often."""
         task.losses.append(lost)
         alike = [loss for loss in task.losses if loss.is_node == lost.is_node]
         if len(alike) < (NODE_TRIES if lost.is_node else TRIES):
-            self._screen.say(f"{task.name}: {_loss(lost)}; once more, from its last state")
+            self._screen.say(f"{task.name}: {_loss(lost)}; tried again, from its last state")
             task.log.add_tags({LOSSES: "; ".join(map(_loss, task.losses))})
             self._wait(task)
             return False
-        why = "nodes come and go too fast" if lost.is_node else "the machine may lack memory"
+        why = "nodes are lost too often" if lost.is_node else "the machine may lack memory"
         what = f"its node was lost {NODE_TRIES} times" if lost.is_node else f"its worker was killed {TRIES} times"
         self._fail(task, Failed(kind="lost", message=f"{what} ({lost.place or describe_exit(lost)}); {why}"))
         return True
@@ -208,7 +212,7 @@ class Driver:
     def _prepare(self, task: Task, prepared: Prepared) -> None:
         log, values = task.log, task.request.values
         task.prepared = prepared
-        # Lost with its worker, it goes on where the same numbers come out, or begins anew.
+        # After the loss of its worker it continues if the numbers are the same there; else it starts again.
         task.request = dataclasses.replace(task.request, expected_recipe=prepared.recipe_digest)
         log.add_tags(
             {
@@ -233,7 +237,9 @@ class Driver:
     def _take_epoch(self, worker: int, task: Task, result: EpochResult) -> None:
         before = task.results[-1].learning_rate if task.results else result.learning_rate
         task.results.append(result)
-        first = {task.objective: result.metrics[task.objective]}  # what MLflow's pages compare by is logged first
+        first = {
+            task.objective: result.metrics[task.objective]
+        }  # MLflow's pages compare runs by the metrics that were logged first
         metrics = first | result.metrics | result.learning_rates | {"epoch_seconds": result.epoch_seconds}
         task.log.add_metrics(finite(metrics), result.epoch)
         goes_on = True
@@ -247,7 +253,7 @@ class Driver:
             self._screen.epoch(task.name, result, task.request.values["epochs"], changed_from=before)
 
     def _sample(self, task: Task) -> None:
-        """What the machine is doing, at the run's second."""
+        """The machine's measures (CPU, memory, GPU), at the run's second."""
         task.is_sampled = True
         seconds = time.time() - task.log.run.info.start_time / 1000
         task.log.add_metrics(self._sampler.sample(), round(seconds))
@@ -316,7 +322,7 @@ class Driver:
         self._screen.ended(task.name, "failed", None, reason, reused=0)
         if failed.kind in ("recipe", "lost"):
             return
-        failed = dataclasses.replace(failed, exit_code=FAILED)  # the spec passed the preflight
+        failed = dataclasses.replace(failed, exit_code=FAILED)  # the spec has passed the preflight
         if task.trial is None:
             raise error_of(failed, reason)
         self._errors.append(_kind_of(failed))
@@ -325,7 +331,7 @@ class Driver:
 
 
 def _kind_of(failed: Failed) -> str:
-    """What makes two errors the same one: their kind, and the last line of their traceback."""
+    """Two errors are the same if their kind and the last line of their traceback are."""
     return failed.kind + (failed.trace.strip().splitlines()[-1] if failed.trace else failed.message)
 
 

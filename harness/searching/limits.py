@@ -1,4 +1,4 @@
-"""How far a sweep goes: so many trials, epochs, seconds, or until a value is reached."""
+"""What ends a sweep: a number of trials, a number of epochs, a time, or a value."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Limits:
     """What ends a sweep. None means no such limit."""
 
-    trials: int | None  # trained to their end, in all; None: as many as the other limits let the search begin
+    trials: int | None  # trials that are trained to their end, in all; None: the other limits end the sweep
     budget: int | None = None  # epochs trained, in all
     ends: float | None = None  # of the monotonic clock
     until: float | None = None  # a value of the objective

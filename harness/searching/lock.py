@@ -42,7 +42,7 @@ def is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except PermissionError:  # of another user, or on a mount where nothing is locked: whoever writes finds out
+    except PermissionError:  # another user's file, or a mount without locks: an error comes when something is written
         return False
     except BlockingIOError:
         return True
@@ -55,4 +55,6 @@ def _held(path: Path, what: str) -> HarnessError:
         who = f"by process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError, OSError):
         who = "by another process"
-    return HarnessError(f"{what} is being run {who}. Wait for it or stop it; two would train the same trials.")
+    return HarnessError(
+        f"{what} is being run {who}. Wait for it or stop it: two processes would train the same trials."
+    )

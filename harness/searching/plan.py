@@ -1,4 +1,4 @@
-"""What a sweep or a training run is about to do: the spec loaded, checked and timed, before anything is stored."""
+"""The plan of a sweep or a training run: the spec is loaded, checked and timed before anything is stored."""
 
 import os
 import time
@@ -27,7 +27,7 @@ SLOW_SECONDS = 1800
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says of a sweep or of one training run."""
+    """The options of a sweep or of one training run."""
 
     spec: Path
     store: Path
@@ -45,14 +45,14 @@ class Options:
     is_fresh: bool = False
     is_dry_run: bool = False
     start: str | None = None
-    start_epochs: int | None = None  # that are done
+    start_epochs: int | None = None  # epochs that the checkpoint has done
     start_without: tuple[str, ...] = ()
     ray: str | None = None  # the address of a cluster; None: this machine
     cpus_per_trial: float | None = None
     gpus_per_trial: float | None = None
-    paths: Path | str | None = None  # the tree of epochs, where it is not in the store: a folder or an address
+    paths: Path | str | None = None  # the place of the tree of epochs if it is not in the store: a folder or an address
     study_storage: str | None = None  # the address of a database; None: the journal in the store
-    registers: bool = False  # the best run, in MLflow's model registry
+    registers: bool = False  # registers the best run in MLflow's model registry
 
     @property
     def name(self) -> str:
@@ -62,14 +62,14 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A spec as it is about to be run: checked, timed, with its values."""
+    """A spec that has been checked and timed, with the values to run it with."""
 
     options: Options
     description: Description
     fixed: dict[str, Any]  # settings, and hyperparameters that are not searched
     searched: dict[str, Hyperparameter]
     report: PreflightReport
-    given: frozenset[str] = frozenset()  # what was set from outside: settings and hyperparameters
+    given: frozenset[str] = frozenset()  # settings and hyperparameters that were set by --set or from Python
 
     @property
     def direction(self) -> str:
@@ -138,7 +138,7 @@ def make_plan(
 
 
 def check_places(options: Options) -> None:
-    """What can be seen of the spec and the places without a worker: a wrong one is said at once."""
+    """Checks what needs no worker: a mistake in the spec or the options is reported at once."""
     read_source(options.spec)
     check_folder(options.store, "--store")
     if isinstance(options.paths, Path):
@@ -146,7 +146,7 @@ def check_places(options: Options) -> None:
 
 
 def _start_beside_imports(workers: Workers) -> int:
-    """The first worker takes seconds to load torch, this process to load MLflow: both at the same time."""
+    """Starts the first worker, which loads torch for seconds, while this process loads MLflow."""
 
     def load() -> None:
         with loading():
@@ -155,13 +155,13 @@ def _start_beside_imports(workers: Workers) -> int:
 
     with ThreadPoolExecutor(1) as pool:
         loaded = pool.submit(load)
-        number = workers.start()  # here, where Ctrl-C is heard: it may wait for room on a cluster
+        number = workers.start()  # in the main thread, where Ctrl-C works: it may wait for room on a cluster
         loaded.result()
         return number
 
 
 def count_trials(plan: Plan) -> int:
-    """Trials in all: as many as asked for, and no more than a grid has points."""
+    """The number of trials in all: as asked for, but at most as many as a grid has points."""
     asked: int = plan.fixed["trials"]
     if plan.fixed["sampler"] != "grid":
         return asked
@@ -171,8 +171,8 @@ def count_trials(plan: Plan) -> int:
 
 
 def limits_of(plan: Plan) -> Limits:
-    """How far a sweep goes. A number of trials that was asked for counts those that are trained to their end; a budget
-    of epochs, time or a value leaves the number to a search over the tree."""
+    """The limits of a sweep. A given number of trials counts those that are trained to their end. With a budget, a
+    time or a value alone, the search over the tree decides how many trials it begins."""
     options = plan.options
     is_asked = options.trials is not None or "trials" in plan.given
     budget = plan.fixed["budget"] if "budget" in plan.given or not is_asked else None
@@ -223,7 +223,7 @@ def device_line(report: PreflightReport) -> str:
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
-    """What makes trials comparable, and suggestions repeatable: a change of it starts a new study."""
+    """What makes trials comparable and suggestions repeatable. A change of it starts a new study."""
     return {
         "search space": {name: repr(found) for name, found in plan.searched.items()},
         "settings": {name: repr(value) for name, value in of_a_study(plan.fixed).items()},

@@ -1,9 +1,9 @@
 """How good a configuration may become: a Gaussian process over configurations and epochs, fitted as epochs are seen.
 
-What two looks at configurations have to do with each other is fixed beforehand: those of one epoch have something in
-common, those of near configurations more, those of one part of the curve more still. The values themselves are
-replaced by their normal scores: only their order counts, so that losses and accuracies are treated alike. A look is
-added in the time of a product of a matrix and a vector. (Freeze-thaw Bayesian optimisation: Swersky et al., 2014.)
+An observation is the best value of one configuration by one epoch. The covariance of two observations is fixed: it is
+larger for the same epoch, for near configurations, and for near epochs of one configuration. The values are replaced
+by their normal scores, so only their order counts, and losses and accuracies are treated alike. Adding an observation
+costs one product of a matrix and a vector. (Freeze-thaw Bayesian optimisation: Swersky et al., 2014.)
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,20 @@ from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
-EPOCH, POINT, CURVE, NOISE = 1.0, 0.6, 0.4, 0.02  # variances: of an epoch, of a point, of a point's curve, of a look
-POINT_LENGTH = 0.35  # of the cube of points, times the root of its dimensions
-EPOCH_LENGTH = 0.7  # of the logarithm of all epochs
-MOST, KEPT = 1_000, 600  # looks that are modelled; when there are more, so many are kept
+EPOCH, POINT, CURVE, NOISE = (
+    1.0,
+    0.6,
+    0.4,
+    0.02,
+)  # variances: of an epoch, of a point, of a point's curve, of an observation
+POINT_LENGTH = 0.35  # length scale over the cube of points, times the square root of its dimensions
+EPOCH_LENGTH = 0.7  # length scale over epochs, as a part of the logarithm of all epochs
+MOST, KEPT = 1_000, 600  # observations in the model; if there are more, so many are kept
 SQRT3 = 3**0.5
 
 
 class Promise:
-    """What is to be expected of each point at its last epoch."""
+    """The expected improvement of each point at its last epoch."""
 
     def __init__(self, places: Floats, epochs: int) -> None:
         self._places = places / (POINT_LENGTH * max(1, places.shape[1]) ** 0.5)
@@ -40,11 +45,11 @@ class Promise:
 
     @property
     def best(self) -> float:
-        """The best value that was seen."""
+        """The best observed value."""
         return min((value for _, _, value in self._looks), default=np.inf)
 
     def add(self, point: int, epoch: int, value: float) -> None:
-        """Takes in the best value that a point had by an epoch (from 1); infinite where it diverged."""
+        """Adds an observation: the best value of a point by an epoch (from 1); infinite if it diverged."""
         if len(self._looks) == MOST:
             early, late = self._looks[: -KEPT // 2], self._looks[-KEPT // 2 :]
             kept = sorted(range(len(early)), key=lambda i: early[i][2])[: KEPT // 2]
@@ -57,9 +62,9 @@ class Promise:
         self._extend(point, epoch)
 
     def improvements(self, supposed: Sequence[tuple[int, int]] = ()) -> Floats:
-        """The improvement on the best value that is to be expected of each point, as a logarithm.
+        """The logarithm of the expected improvement of each point over the best value.
 
-        `supposed` are looks that are on their way: they are taken to bring what is expected of them.
+        `supposed` are the observations of running trials: the model takes their expected value for them.
         """
         count = len(self._looks)
         ranks = rankdata([value for _, _, value in self._looks])
@@ -77,12 +82,14 @@ class Promise:
 
     def _reset(self) -> None:
         self._rows, self._count = [], 0
-        self._factor = np.zeros((64, 64))  # Cholesky's, of the looks
-        self._solved = np.zeros((64, len(self._places)))  # the same applied to what looks and ends have in common
+        self._factor = np.zeros((64, 64))  # the Cholesky factor of the observations' covariance
+        self._solved = np.zeros(
+            (64, len(self._places))
+        )  # the factor's inverse, times the covariance of observations and last epochs
         self._explained = np.zeros(len(self._places))
 
     def _extend(self, point: int, epoch: int) -> None:
-        """Adds one row to the factor: what a look has in common with the looks before it, and with every end."""
+        """Adds one row to the factor: an observation's covariance with the earlier ones and with every last epoch."""
         count = self._count
         if count == len(self._factor):
             factor, solved = np.zeros((2 * count, 2 * count)), np.zeros((2 * count, len(self._places)))
@@ -102,7 +109,7 @@ class Promise:
         self._count += 1
 
     def _common(self, point: int, epoch: int, points: NDArray[np.int_], epochs: NDArray[np.int_]) -> Floats:
-        """The covariance of a look and others: Matérn's 3/2 over points, exponential over the logarithm of epochs."""
+        """The covariance of an observation and others: Matérn 3/2 over points, exponential over the log of epochs."""
         if not len(points):
             return np.zeros(0)
         apart = SQRT3 * np.sqrt(((self._places[points] - self._places[point]) ** 2).sum(1))

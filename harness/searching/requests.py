@@ -1,4 +1,4 @@
-"""Makes the MLflow run of a training, with its tags, and the request for a worker."""
+"""Creates the MLflow run of a training, with its tags, and the request to the worker."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Optuna's TPE for long studies: what an ask costs does not grow with the number of trials."""
+"""Optuna's TPE for long studies: the cost of a proposal does not grow with the number of trials."""
 
 import copy
 import heapq
@@ -22,8 +22,8 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 class History:
     """The trials of a study that its sampler looks at: those that run, the latest, and the best of the earlier ones.
 
-    TPE (Bergstra et al., 2011) models the best 25 trials or fewer, and all others, each time anew. Of the others,
-    a few hundred tell as much as ten thousand.
+    For each proposal, TPE (Bergstra et al., 2011) models the best 25 trials or fewer, and all others. Of the others,
+    a few hundred are as informative as ten thousand.
     """
 
     def __init__(self, study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
@@ -31,7 +31,7 @@ class History:
         self._sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
         self._running: dict[int, int] = {}
         self._latest: deque[FrozenTrial] = deque()
-        self._best: list[tuple[float, int, FrozenTrial]] = []  # a heap: the worst of them is on top
+        self._best: list[tuple[float, int, FrozenTrial]] = []  # a heap with the worst trial on top
         for trial in trials:
             self.add(trial)
 
@@ -63,14 +63,14 @@ class History:
 
 
 class LongTPE(BaseSampler):
-    """TPE over the history of a study: the same as `TPESampler` while that holds all trials."""
+    """TPE over the history of a study: equal to `TPESampler` as long as the history has all trials."""
 
     def __init__(self, history: History, *, seed: int) -> None:
         self._history = history
         self._tpe = TPESampler(seed=seed)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """That of any ended trial: a study's search space does not change."""
+        """The search space of any ended trial: it is the same for the whole study."""
         ended = (known for known in self._history.trials() if known.state in ENDED)
         first = next(ended, None)
         found = {} if first is None else first.distributions
@@ -88,7 +88,7 @@ class LongTPE(BaseSampler):
 
 
 class Stepped(BaseSampler):
-    """Another sampler, whose values on a stepped log scale are the steps. Optuna has such a scale for no float."""
+    """Moves another sampler's values to the steps of a log scale: Optuna has no stepped log scale for floats."""
 
     def __init__(self, sampler: BaseSampler, steps: Mapping[str, LogUniform]) -> None:
         self._sampler, self._steps = sampler, steps
@@ -110,7 +110,7 @@ class Stepped(BaseSampler):
         return self._snapped(param_name, self._sampler.sample_independent(study, trial, param_name, wide))
 
     def _widened(self, name: str, distribution: BaseDistribution) -> BaseDistribution:
-        """Half a step more at both ends, so that the first and the last step get as much as the others."""
+        """The range with half a step more at both ends: so the first and the last step are as likely as the others."""
         if name not in self._steps or not isinstance(distribution, FloatDistribution):
             return distribution
         low, high = distribution.low, distribution.high

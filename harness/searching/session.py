@@ -1,4 +1,4 @@
-"""One sweep command's hold on the study and the store: which trials there are to train, and what came of them."""
+"""One sweep command, from the study and the store it opens to its last lines: trials to train, and their results."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class SweepSession:
-    """One sweep command's hold on the study and the store."""
+    """The study and the store of one sweep command."""
 
     def __init__(self, options: Options, plan: Plan, limits: Limits, screen: Screen) -> None:
         self._options, self._plan, self._screen = options, plan, screen
@@ -50,11 +50,11 @@ class SweepSession:
         self._registrar: Registrar | None = None
 
     def tasks(self) -> Iterator[Task | None]:
-        """The interrupted trials, then what the search asks for, until a limit is reached."""
+        """The tasks: first the interrupted trials, then what the search asks for, until a limit is reached."""
         return self._course.tasks()
 
     def summarize(self) -> None:
-        """The sweep's last lines: what was asked, trained and saved, what waits, and the best run."""
+        """Prints the sweep's last lines: epochs asked, trained and saved, the trials that wait, and the best run."""
         asked, reused, seconds = self._totals()
         saved = f" ({shown_seconds(seconds)} of training)" if reused else ""
         self._screen.say(f"epochs: {asked} asked, {asked - reused} trained, {reused} saved{saved}")
@@ -75,11 +75,11 @@ class SweepSession:
             self._screen.say(f"at the edge of its range: {shown}. A wider range may hold better values.")
 
     def send_waiting(self) -> None:
-        """Sends what trials that wait have so far to a tracking server that keeps artifacts."""
+        """Sends the artifacts of waiting trials to a tracking server that keeps them."""
         self._course.upload()
 
     def check_outcome(self) -> None:
-        """Says how many trials failed; raises `HarnessError` where none of all that ended came to anything."""
+        """Says how many trials failed; raises `HarnessError` if all of them did."""
         told = [trial.user_attrs.get("outcome") for trial in self._study.trials()]
         outcomes = [outcome for outcome in told if outcome not in (None, KNOWN)]
         counts = {name: outcomes.count(name) for name in ("failed", "diverged") if name in outcomes}
@@ -92,7 +92,7 @@ class SweepSession:
         self._screen.say(f"of {len(outcomes)} trials, {shown}; {why}.")
 
     def result(self) -> SweepResult:
-        """What the sweep came to."""
+        """The result of the sweep."""
         asked, reused, _ = self._totals()
         return SweepResult(
             name=self._options.name,
@@ -106,24 +106,24 @@ class SweepSession:
         )
 
     def _totals(self) -> tuple[int, int, float]:
-        """Epochs that the trials asked for, those of them that were known, and the seconds that this saved."""
+        """The epochs that the trials asked for, how many of them were known, and the seconds of training."""
         names = ("epochs", "reused_epochs", "saved_seconds")
         asked, reused, saved = (sum(trial.user_attrs.get(name, 0) for trial in self._study.trials()) for name in names)
         return round(asked), round(reused), saved
 
     def _best_record(self) -> RunRecord | None:
-        """A run of `train` may be better than any trial: the command `best` says the same."""
+        """The best run. It may be a run of `train`: the command `best` gives the same one."""
         return best_record(self.store, self._options.name) if self.store.takes_runs else None
 
     def register(self) -> None:
-        """Makes the best run MLflow's registered model, where it is not that already."""
+        """Registers the best run as MLflow's model, if it is not registered yet."""
         from harness.results.registry import register_best
 
         if self._study.best() is not None and self.store.takes_runs:
             register_best(self.store, self._options.name, self._screen.say, self._registrar)
 
     def _prepare_registration(self) -> None:
-        """Begins, beside the last trials, what takes seconds at the end."""
+        """Starts the slow steps of the end while the last trials are still training."""
         if self._options.registers and self._registrar is None:
             from harness.results.registry import Registrar
 
@@ -136,7 +136,7 @@ class SweepSession:
         if not options.is_fresh:
             uids = study_uids(self._storage) if before is None else ()
             check_agreement(self.store, self._experiment_id, before, uids=uids)
-        earlier = 0 if before is not None else last_sweep(self.store, self._experiment_id)  # where its study was lost
+        earlier = 0 if before is not None else last_sweep(self.store, self._experiment_id)  # if its study was lost
         if before is not None:
             changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
             if changes or options.is_fresh:
@@ -144,7 +144,7 @@ class SweepSession:
                 archived = archive_study(self._storage, options.name)
                 self._close_runs(uid, archived)
                 self._screen.say(
-                    f"{_why_anew(changes)}.\nA new study starts; the earlier one is kept as {archived}, its runs stay: "
+                    f"{_why_anew(changes)}.\nA new study starts; the earlier one and its runs are kept as {archived}: "
                     f"--study {archived.rpartition('~')[2]} shows them."
                 )
         study = Study(
@@ -169,7 +169,7 @@ class SweepSession:
         for is_open in ("attributes.status = 'RUNNING'", where(STATUS, "interrupted"), where(STATUS, WAITING)):
             for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {is_open}"):
                 log = self.store.resume_run(run.info.run_id)
-                log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not go on")
+                log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not continue")
 
     def _task(self, asked: OpenTrial) -> Task:
         options, plan = self._options, self._plan
@@ -194,7 +194,7 @@ class SweepSession:
         if log is None:
             log = create_log()
         else:
-            log.log_params(params)  # where the kill came between the run and its params
+            log.log_params(params)  # if the kill came after the run was created and before its params were logged
             if asked.run_id != log.run_id:
                 asked.note_run(log.run_id)
         task = build(log)
@@ -202,7 +202,7 @@ class SweepSession:
         return task
 
     def _find_run(self, asked: OpenTrial) -> RunLog | None:
-        """The MLflow run of an interrupted trial, also where the kill came before Optuna knew of it."""
+        """The MLflow run of an interrupted trial, even if the kill came before Optuna knew of it."""
         if asked.run_id is not None:
             try:
                 return self.store.resume_run(asked.run_id)
@@ -215,23 +215,23 @@ class SweepSession:
 
 
 def describe_study(options: Options, plan: Plan) -> str:
-    """What a sweep would do with the study that there is, in a sentence; nothing is written."""
+    """What a sweep would do with the present study, in a sentence. Nothing is written."""
     url = options.study_storage
     journal = options.store / JOURNAL
     if url is None and not journal.exists():
-        return "A first study would start."
+        return "The first study would start."
     before = open_study(read_journal(journal) if url is None else open_database(url), options.name)
     if before is None:
-        return "A first study would start."
+        return "The first study would start."
     changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
     if changes or options.is_fresh:
-        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would stay."
+        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would be kept."
     count = sum(trial.user_attrs.get("outcome") != KNOWN for trial in before.trials)
-    return f"The study would go on: it has {count} trials."
+    return f"The study would continue: it has {count} trials."
 
 
 def dry_result(options: Options, plan: Plan) -> SweepResult:
-    """What a dry run has to tell beside its sentences."""
+    """The result of a dry run, beside its sentences."""
     return SweepResult(
         name=options.name, store=options.store, study=0, objective=plan.fixed["objective"], trials=plan.fixed["trials"]
     )

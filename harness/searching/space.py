@@ -1,4 +1,4 @@
-"""The points that a search chooses from: all combinations of a stepped search space, or many drawn at random."""
+"""The points that a search chooses from: all combinations of a stepped search space, or many random ones."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def grid_of(searched: Mapping[str, Hyperparameter]) -> dict[str, list[Any]]:
 
 
 class Space:
-    """The points of a search space, each with its place in a cube of side 1."""
+    """The points of a search space, each with its coordinates in the unit cube."""
 
     def __init__(self, searched: Mapping[str, Hyperparameter], *, seed: int) -> None:
         self._names = list(searched)

@@ -26,17 +26,17 @@ from harness.searching.space import grid_of
 VALUES = "values"  # user attribute of a trial: the real values, as JSON
 RUN_ID = "run_id"
 UNTIL = "until"  # the epoch at which a trial that is trained in stages waits next
-SEEN = "seen"  # what the search over the tree took in of a trial: see `Seen`
-WAITING = "waiting"  # the outcome of a trial that goes on later
+SEEN = "seen"  # what the search over the tree has noted of a trial
+WAITING = "waiting"  # the outcome of a trial that waits and continues later
 KNOWN = "known"  # the outcome of a point whose whole path was known when it was proposed
-RANDOM_FIRST = 10  # trials before TPE has something to learn from, as in Optuna
+RANDOM_FIRST = 10  # random trials before TPE is used, as in Optuna
 MOST_DRAWS = 100
 PRUNERS = ("median", "hyperband", "successive_halving")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenTrial:
-    """A trial of Optuna's that has not ended, with its values. Its run reports to it."""
+    """An Optuna trial that has not ended, with its values. Its run reports to it."""
 
     study: "Study"
     trial: Trial
@@ -48,22 +48,22 @@ class OpenTrial:
     reported: set[int] = field(default_factory=set)  # epochs
 
     def note_run(self, run_id: str) -> None:
-        """Keeps which MLflow run is this trial's."""
+        """Stores the id of this trial's MLflow run."""
         self.trial.set_user_attr(RUN_ID, run_id)
 
     def report(self, epoch: int, value: float) -> bool:
-        """Reports an epoch's value; whether the pruner lets the trial go on."""
+        """Reports an epoch's value; returns whether the pruner lets the trial continue."""
         if epoch not in self.reported:
             self.reported.add(epoch)
             self.trial.report(value, epoch)
         return self.study.pruner is None or not self.trial.should_prune()
 
     def begin_stage(self, until: int) -> None:
-        """Keeps until when the trial is trained now."""
+        """Stores the epoch until which the trial is trained now."""
         self.trial.set_user_attr(UNTIL, until)
 
     def note_seen(self, seen: Mapping[str, Any]) -> None:
-        """Keeps what the search took in of this trial."""
+        """Stores what the search has noted of this trial."""
         self.trial.set_user_attr(SEEN, seen)
 
     def end(self, outcome: str, value: float | None, details: Mapping[str, Any]) -> None:
@@ -125,12 +125,12 @@ class Study:
 
     @property
     def uid(self) -> str:
-        """What tells this study from earlier ones of the same spec."""
+        """The id of this study: it differs from those of earlier studies of the same spec."""
         return str(self._study.user_attrs["uid"])
 
     @property
     def optuna(self) -> optuna.Study:
-        """Optuna's own object."""
+        """The `optuna.Study`."""
         return self._study
 
     def trials(self) -> list[FrozenTrial]:
@@ -138,16 +138,16 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def interrupted(self) -> list[OpenTrial]:
-        """The trials that were being trained, or were about to be, when the last sweep ended: to be finished first."""
+        """The trials that were running, or about to start, when the last sweep ended. They are finished first."""
         trials = self.trials()
         for _ in [frozen for frozen in trials if frozen.state == TrialState.WAITING]:
-            self._study.ask()  # takes what was chosen, and makes it a trial that runs
+            self._study.ask()  # makes the enqueued values a running trial
             trials = self.trials()
         running = [frozen for frozen in trials if frozen.state == TrialState.RUNNING]
         return [self._open(Trial(self._study, t._trial_id), t) for t in running if not _waits(t)]
 
     def waiting(self) -> list[OpenTrial]:
-        """The trials that wait to be trained further."""
+        """The trials that wait."""
         running = [frozen for frozen in self.trials() if frozen.state == TrialState.RUNNING]
         return [self._open(Trial(self._study, t._trial_id), t) for t in running if _waits(t)]
 
@@ -192,7 +192,7 @@ class Study:
         return is_better(finished, key=lambda trial: trial.value or 0.0) if finished else None
 
     def note_recipe(self, recipe: Mapping[str, Any]) -> list[str]:
-        """Keeps the recipe of this sweep; what changed in it since the last one."""
+        """Stores the recipe of this sweep; returns what changed in it since the last one."""
         before = self._study.user_attrs.get("recipe")
         self._study.set_user_attr("recipe", json.dumps(recipe))
         if before is None:
@@ -203,8 +203,8 @@ class Study:
         ]
 
     def _open(self, trial: Trial, frozen: FrozenTrial | None) -> OpenTrial:
-        """The trial's values. Those that are drawn together come from one generator, those that are drawn
-        alone from one each: a trial that was killed between two of them gets the same ones again."""
+        """The trial's values. Values that are drawn together come from one generator; each of the others has a
+        generator of its own. So a trial that was killed between two of them gets the same values again."""
         number = trial.number
         self._study.sampler = self._sampler(number, "")
         assert trial.relative_params is not None  # drawn here
@@ -238,7 +238,7 @@ class Study:
             return PartialFixedSampler(point, RandomSampler(seed=seed))
 
     def _drawn(self, number: int) -> dict[str, Any]:
-        """Values at random, the same ones for the same number; no copy of an earlier trial, where that can be."""
+        """Random values that depend on the trial's number; not those of an earlier trial, if there are others."""
         if self._draws is None or self._draws[0] != number:
             earlier = {repr(sorted(trial.params.items())) for trial in self._earlier(number)}
             for attempt in range(MOST_DRAWS):
@@ -253,7 +253,7 @@ class Study:
         return [trial for trial in self._history.trials() if trial.number < number]
 
     def _grid_point(self, number: int) -> dict[str, Any]:
-        """The point of the grid that a trial gets: all of them in a random order that the seed fixes."""
+        """The point of the grid for a trial. The order of the points is random and depends on the seed."""
         grid = grid_of(self._searched)
         points = list(itertools.product(*grid.values()))
         random.Random(self._seed).shuffle(points)
@@ -262,13 +262,13 @@ class Study:
 
 
 def _waits(trial: FrozenTrial) -> bool:
-    """Whether a trial stands where it was to wait."""
+    """Whether a trial has reached the epoch at which it waits."""
     seen = trial.user_attrs.get(SEEN, {"looks": []})["looks"]
     return bool(seen) and seen[-1]["epochs"] == trial.user_attrs.get(UNTIL)
 
 
 def build_pruner(setting: Any) -> BasePruner | None:
-    """The pruner that `pruner = ...` means; None trains every trial to its end."""
+    """The Optuna pruner of the setting `pruner`; None trains every trial to its end."""
     if setting is None or isinstance(setting, BasePruner):
         return setting
     match setting:

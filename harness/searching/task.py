@@ -1,4 +1,4 @@
-"""A run on its way through the driver: what it is, what was heard of it, and what its page says in words."""
+"""A run that the driver trains: its request, its results so far, and the summary on its MLflow page."""
 
 import dataclasses
 import shutil
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False)
 class Task:
-    """A run on its way through the driver."""
+    """A run that the driver trains."""
 
     name: str
     request: Train
@@ -31,14 +31,14 @@ class Task:
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
     shared: tuple[tuple[dict[str, Any], int], ...] = ()  # values of siblings, and the epochs that they share with it
-    noted: "Callable[[Task, str], None] | None" = None  # is told how it ended, before its trial is
-    shown: int = 0  # epochs that were on the screen
+    noted: "Callable[[Task, str], None] | None" = None  # called with how the run ended, before the study is told
+    shown: int = 0  # epochs that are already on the screen
     outcome: str | None = None  # how it ended
     reason: str | None = None  # why it did not finish
     is_pruned: bool = False
     is_sampled: bool = False
-    had_company: bool = False  # other runs trained on this machine at some time while it did
-    is_alone: bool = False  # is to train without company: it ran out of memory beside others
+    had_company: bool = False  # other runs were training on this machine at the same time
+    is_alone: bool = False  # must train alone: it ran out of memory beside others
 
     def end(self, status: str, outcome: str, reason: str | None) -> None:
         """Closes the run, with the checkpoints that a worker wrote elsewhere."""
@@ -52,17 +52,17 @@ class Task:
             shutil.rmtree(written, ignore_errors=True)
 
     def wait_at(self, until: int | None) -> None:
-        """Has the run trained until so many of its epochs are known; None: to its end."""
+        """Sets the epoch after which the run waits; None trains it to its end."""
         self.request = dataclasses.replace(self.request, until=until)
 
     def wake(self) -> None:
-        """Makes a run that waits ready to go on."""
+        """Makes a waiting run ready to continue."""
         self.log.reopen()
         self.results.clear()
         self.outcome = self.reason = None
 
     def begin_anew(self, reason: str) -> None:
-        """Ends the run as it is, and goes on under another one: what it has was trained by another recipe."""
+        """Ends the run and continues as another one, because its epochs were trained with another recipe."""
         assert self.renew is not None
         self.end(FAILED_STATUS, "failed", reason)
         until = self.request.until
@@ -91,7 +91,7 @@ class Task:
 
 
 def run_note(task: Task, reason: str | None) -> str:
-    """A few sentences, in Markdown: how far it came, where the learning rate changed, what it did not train itself."""
+    """The run's summary in Markdown: its best value, the changes of the learning rate, the epochs of other runs."""
     last, epochs = task.results[-1], task.request.values["epochs"]
     sentences = []
     if last.best_epoch is not None and last.best_value is not None:

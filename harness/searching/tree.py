@@ -10,9 +10,19 @@ import numpy as np
 from harness.searching.promise import Promise
 from harness.searching.space import Space
 
-STAGES = (1 / 30, 2 / 30, 4 / 30, 6 / 30, 9 / 30, 13 / 30, 18 / 30, 24 / 30, 1)  # of all epochs: where trials wait
-AT_RANDOM = 3  # points, before any is chosen by what it promises
-SAME = 1e-9  # differences of promise that are chance
+STAGES = (
+    1 / 30,
+    2 / 30,
+    4 / 30,
+    6 / 30,
+    9 / 30,
+    13 / 30,
+    18 / 30,
+    24 / 30,
+    1,
+)  # trials wait after these shares of all epochs
+AT_RANDOM = 3  # random points before the first choice by expected improvement
+SAME = 1e-9  # smaller differences of promise count as equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +34,7 @@ class Move:
 
 
 class TreeSearch:
-    """What is known of each point of a space, and the choice of the next one. Values are such that lower is better."""
+    """What is known of each point of a space, and the choice of the next point. Lower values are better."""
 
     def __init__(self, space: Space, *, epochs: int, seed: int, at_last: bool = False) -> None:
         self.space, self.epochs = space, epochs
@@ -44,9 +54,9 @@ class TreeSearch:
         *,
         is_over: bool = False,
     ) -> None:
-        """Takes in what a run's epochs gave so far, and how many of them its siblings share.
+        """Notes the curve of a run so far, and how many of its epochs each sibling shares.
 
-        `is_over` says that it will not go on: it finished (maybe early), diverged, was pruned or failed.
+        `is_over` says that the run will not continue: it finished (maybe early), diverged, was pruned or failed.
         """
         self._moves += 1
         own = self.space.find(values)
@@ -69,7 +79,7 @@ class TreeSearch:
                 self.is_over[point] |= is_over and common == len(curve)
 
     def choose(self, busy: Mapping[int, int], *, to_end: bool, barred: Collection[int] = ()) -> Move | None:
-        """The point of which most is to be expected, and the next epoch at which it can wait; None where all is known.
+        """The point with the largest expected improvement, and the epoch at which it waits next; None if all is known.
 
         `busy` has the points that train now and until when; `to_end` asks for all of a point's epochs at once.
         """
@@ -88,7 +98,7 @@ class TreeSearch:
         return Move(point=point, until=until)
 
     def nearest_open(self, values: Mapping[str, Any], *, busy: Collection[int]) -> dict[str, Any] | None:
-        """The point nearest to these values that is neither known to its end nor `busy`; None where there is none."""
+        """The nearest point to these values that is neither known to its end nor `busy`; None if there is none."""
         points, place = self._open(busy), self.space.find(values)
         if not len(points) or place is None:
             return None

@@ -236,12 +236,12 @@ def to_record(found: "Run | RunRow") -> RunRecord:
 
 
 def _whole(text: str | None) -> int | None:
-    """The number that a tag holds; None where someone wrote another thing into it."""
+    """The number in a tag; None if it is no number: tags can be edited."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 10 else None
 
 
 def _is_shown(name: str, value: float) -> bool:
-    """Whether a metric is of the training, and a number of epochs one that can be: metrics can be edited."""
+    """Whether a metric and its value can come from training: metrics can be edited."""
     is_count = name in ("best_epoch", "reused_epochs")
     return not name.startswith(SYSTEM) and not (is_count and not abs(value) < 1e9)
 

@@ -71,7 +71,7 @@ class Store:
             return connect(self.uri)
 
     def check_place(self) -> None:
-        """Raises `HarnessError` where the folder was moved or removed since it was opened."""
+        """Raises `HarnessError` if the folder was moved or removed since it was opened."""
         if _place(self.folder) != self._place:
             raise HarnessError(
                 f"{self.folder} was moved or removed while it was used. Bring it back (and remove what is there "
@@ -81,7 +81,7 @@ class Store:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether this user cannot write here. What is written into MLflow is then lost."""
+        """Whether this user cannot write here. Then what is written to MLflow is lost."""
         return self._copy is not None
 
     def __str__(self) -> str:
@@ -342,7 +342,7 @@ class RunLog:
         self._write(status=status, end_time=int(time.time() * 1000))
 
     def reopen(self) -> None:
-        """Goes on with a run that this process closed."""
+        """Opens a run again that this process closed."""
         self.add_tags({STATUS: "running"})
         self._write(status=RUNNING)
 
@@ -356,7 +356,7 @@ class RunLog:
 
 
 def _place(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one at the same path; None where there is none."""
+    """The identity of a folder: another folder at the same path has another one. None if there is no folder."""
     try:
         stat = folder.stat()
     except OSError:

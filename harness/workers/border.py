@@ -14,7 +14,7 @@ class Lost:
 
     exit_code: int | None
     place: str | None = None  # its node; None: this machine
-    is_node: bool = False  # its node was lost, which is not the fault of the run
+    is_node: bool = False  # its node was lost: not the run's fault
 
 
 class Workers(Protocol):

@@ -33,7 +33,7 @@ class LocalWorkers:
         self._context = process_context()
         self._workers: dict[int, _Local] = {}
         self._next = 0
-        atexit.register(self.kill_all)  # where the caller ends amid a search in one of its threads
+        atexit.register(self.kill_all)  # for a caller that ends while one of its threads searches
 
     def fit(self, report: PreflightReport) -> int:
         """How many trials run at once: limited by the cores, and on GPUs by the memory too."""
@@ -43,7 +43,7 @@ class LocalWorkers:
             return 1
         by_memory = int(report.gpu_bytes * GPU_SHARE) // report.trial_bytes
         gpus = max(1, len(self._gpus))
-        by_cores = count_cores() // (2 * gpus)  # one launches kernels, one does the rest
+        by_cores = count_cores() // (2 * gpus)  # cores: one launches kernels, one does the rest
         return gpus * max(1, min(by_memory, by_cores, MOST_A_GPU))
 
     def has_room(self) -> bool:

@@ -49,7 +49,7 @@ class PreflightReport:
     proof: Proof  # of the rehearsal
     generation: int = 0  # of the family of recipes: see `training/fingerprints.py`
     fingerprints: Fingerprints | None = None  # to keep, where they are new
-    fingerprint_note: str | None = None  # that the first steps give other numbers than before
+    fingerprint_note: str | None = None  # says that the first steps give other numbers than before
     gpu_bytes: int = 0  # free on the GPU
     trial_bytes: int = 0  # what the largest trial took there, with what a process takes
     start_note: str | None = None  # what was read of the checkpoint to begin with
@@ -76,20 +76,20 @@ class Train:
     proof: Proof | None = None  # of the rehearsal; None: rehearse first
     generation: int = 0
     fingerprints: Fingerprints | None = None  # to keep before the first epoch
-    until: int | None = None  # epochs after which the run waits, to go on by another request
+    until: int | None = None  # the run waits after so many epochs; another request continues it
     reach: str | None = None  # a file that a worker on another machine finds in `paths`, if it sees the driver's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a run goes on after the epoch that it last told of."""
+    """Whether a run continues after the last epoch that it reported."""
 
     goes_on: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run is built and about to walk its path."""
+    """A run is built, and about to follow its path."""
 
     recipe_digest: str
     base_digest: str

@@ -27,7 +27,7 @@ CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
 def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightReport:
-    """Rehearses a run, tries the values of the search space that need most memory, and estimates what it all takes."""
+    """Rehearses a run, tries the values of the search space that need most memory, and estimates time and memory."""
     paths_note = check_address(request.paths) if isinstance(request.paths, str) else None
     device = choose_device(request.device)
     if device.type == "cuda":
@@ -93,7 +93,7 @@ def _known(built: Built, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpu_memory(device: torch.device) -> dict[str, int]:
-    """What is free on the GPU, and what a trial took of it."""
+    """The free memory of the GPU, and the memory that a trial took."""
     if device.type != "cuda":
         return {}
     took = torch.cuda.max_memory_reserved(device)
@@ -104,11 +104,11 @@ def _gpu_memory(device: torch.device) -> dict[str, int]:
 
 
 def _train_one_batch(built: Built) -> None:
-    """One batch, whose memory is what counts."""
+    """Trains one batch, to see its memory."""
     with _memory_explained(built), calling(built.spec, "training the first batch"):
         train_one(built, 0, after_step=lambda: None, steps=1)
         if built.graph is not None and built.graph.reason is None:
-            built.graph.train_epoch(seed=0, epoch=0, steps=3)  # to capture takes more memory than the steps
+            built.graph.train_epoch(seed=0, epoch=0, steps=3)  # the capture needs more memory than the steps
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Worker:
         return spec if request.code in (None, code_digests(spec, scheduler=True)) else None
 
     def _build(self, spec: Spec, request: Train, device: torch.device) -> Built:
-        """The run's parts, with a proof: the command's, or one of this worker's own where other code would run."""
+        """The run's parts, with a proof: the command's, or this worker's own if it runs other code."""
         proof = request.proof
         if proof is not None:
             values = spec.experiment.defaults() | request.values

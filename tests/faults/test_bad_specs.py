@@ -96,7 +96,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {
     ),
     "a hyperparameter named as a method": (setting("loss = search.choice(1, default=1)"), "loss"),
     "a hyperparameter named values": (setting("values = search.choice(1, default=1)"), "values"),
-    "a pruner of its own": (PRUNER + setting("pruner = Own()"), "a class of the spec's own"),
+    "a pruner of its own": (PRUNER + setting("pruner = Own()"), "a class that the spec defines"),
     "a pruner that does not travel": (PRUNER + setting("pruner = lambda: 0"), "cannot leave this file"),
     "data of nothing": (before(DATA, "return None"), "data() returns NoneType"),
     "data that raises": (before(DATA, "raise ValueError('broken')"), "ValueError: broken"),

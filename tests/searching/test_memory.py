@@ -47,7 +47,7 @@ def test_a_trial_that_runs_out_of_memory_beside_others_is_tried_again_alone(
     edit(spec, "import torch\n", "import fcntl\nimport os\nimport time\n\nimport torch\n")
     spec.write_text(spec.read_text() + CROWDED)
     done = harness("sweep", spec, "--trials", "4", "--jobs", "2", "--set", "momentum=0.9")
-    assert "out of memory beside other trials; once more, alone" in done.out
+    assert "out of memory beside other trials; tried again, alone" in done.out
     listed = harness("runs", spec).out
     assert listed.count("finished") == 4 and "failed" not in listed
 

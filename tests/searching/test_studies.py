@@ -54,7 +54,7 @@ def value_of(said: str) -> tuple[str, str]:
 
 def test_the_sweep_says_that_a_new_study_starts_and_how_to_see_the_earlier_one(folder: Path) -> None:
     said = (folder / "said.txt").read_text()
-    assert "A new study starts; the earlier one is kept as small~1, its runs stay: --study 1 shows them." in said
+    assert "A new study starts; the earlier one and its runs are kept as small~1: --study 1 shows them." in said
 
 
 def test_sweep_best_runs_reload_report_and_python_agree_on_the_newest_study(run: Run, folder: Path) -> None:

@@ -97,7 +97,7 @@ def test_ctrl_c_stops_amid_an_epoch_and_the_same_command_goes_on(
     harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "stopped")
     assert "goes on" not in harness("runs", spec, "--store", "stopped").out, "why it once ended is past"
     again = harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "stopped").out
-    assert "3 trials were done before; more of them: --trials N" in again
+    assert "3 trials are already done; --trials N trains more" in again
     ours, theirs = read_store(tmp_path / "stopped"), read_store(tmp_path / "whole")
     for run in (*ours.values(), *theirs.values()):
         del run["recipe"]  # the slow loss is other code
@@ -187,7 +187,7 @@ def test_a_worker_killed_from_outside_is_replaced_and_its_trial_goes_on(
 """
     spec.write_text(spec.read_text() + kill)
     done = harness("sweep", spec, "--jobs", 1, "--trials", 3, "--store", "hit")
-    assert "its worker was killed (signal 9); once more" in done.out
+    assert "its worker was killed (signal 9); tried again" in done.out
     ours, theirs = read_store(tmp_path / "hit"), read_store(tmp_path / "whole")
     for run in (*ours.values(), *theirs.values()):
         del run["recipe"]
@@ -211,7 +211,7 @@ def test_an_interrupted_trial_begins_anew_where_other_numbers_come_out(
 ) -> None:
     start_and_kill(zygote, spec, tmp_path)
     done = harness("sweep", spec, "--jobs", 1, "--trials", 2, "--set", "threads=2", HARNESS_PACE="0")
-    assert "has changed since; it begins anew, as another run" in done.out
+    assert "has changed since; it starts again, as another run" in done.out
     assert [trial["state"] for trial in read_study(tmp_path / "mlruns")] == ["COMPLETE", "COMPLETE"]
     runs = harness("runs", spec, "--json").json
     assert sorted((run["name"], run["status"]) for run in runs) == [
@@ -242,7 +242,7 @@ def test_a_trial_that_goes_on_where_other_numbers_come_out_is_not_mixed_from_bot
     def model(self):"""
     edit(spec, "    def model(self):", kill)
     done = harness("sweep", spec, "--jobs", 1, "--trials", 2)
-    assert "its worker was killed (signal 9); once more" in done.out and "it begins anew, as another run" in done.out
+    assert "its worker was killed (signal 9); tried again" in done.out and "it starts again, as another run" in done.out
     harness("sweep", spec, "--jobs", 1, "--trials", 2, "--store", "whole")  # all of it in the second place
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
     runs = {(run["name"], run["status"]): run["run_id"] for run in harness("runs", spec, "--json").json}

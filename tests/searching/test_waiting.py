@@ -121,6 +121,6 @@ def test_a_journal_of_an_earlier_version_is_kept_and_read(
     steps = {"lr": IntDistribution(0, 3)}  # a step of the scale by its number
     old.add_trial(optuna.trial.create_trial(params={"lr": 2}, distributions=steps, state=TrialState.RUNNING))
     said = harness("sweep", spec, "--jobs", 1, "--trials", 1, "--epochs", 1, "--store", "st").out
-    assert "the earlier one is kept as small~1" in said
+    assert "the earlier one and its runs are kept as small~1" in said
     kept = optuna.load_study(study_name="small~1", storage=open_journal(tmp_path / "st" / "optuna.log"))
     assert kept.trials[0].params == {"lr": 2}

@@ -155,7 +155,7 @@ def test_a_sweep_that_loses_a_node_its_servers_and_its_spec_equals_a_local_one(
     elsewhere.rename(project)
     assert done.code == 0, done
     assert f"{TRIALS} trials of 8 epochs, 3 at once" in done.out
-    assert "its node was lost" in done.out and "once more, from its last state" in done.out
+    assert "its node was lost" in done.out and "tried again, from its last state" in done.out
     assert "raylet" not in done.out + done.err, "what Ray has to say of it is in Ray's own log"
     assert "the tracking server is back" in done.out
     assert re.search(rf"trial-\d+ is on \S+ \({new}\)", done.out), f"nothing trained on node {new}:\n{done.out}"
