@@ -26,6 +26,7 @@ from harness.searching.plan import (
 )
 from harness.searching.requests import (
     build_task,
+    changes_since_last_train,
     find_or_create_run,
     open_experiment,
     run_lock,
@@ -111,6 +112,9 @@ def train(options: Options, open_screen: OpenScreen = open_screen) -> RunRecord:
             remove_abandoned(store.folder)
             is_own = plan.fixed["objective"] == plan.description.settings["objective"]  # not of --set
             experiment_id = open_experiment(store, options, plan, ranks=is_own)
+            changes = changes_since_last_train(store, experiment_id, options, plan)
+            if changes is not None:
+                screen.say(changes)
             log = find_or_create_run(
                 store,
                 experiment_id,

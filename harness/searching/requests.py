@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine import DEFAULT_ADDRESS_BUDGET, default_path_budget
+from harness.objects import Away, open_objects
 from harness.searching.lock import is_held
 from harness.searching.plan import Options, Plan
 from harness.searching.task import Task
 from harness.settings import of_a_run
 from harness.tracking.provenance import git_tags
 from harness.tracking.store import RUNNING, RunLog, Store
+from harness.tracking.studies import changes_between
 from harness.tracking.tags import (
     COMPARABLE,
     CONFIRMS,
@@ -28,6 +30,7 @@ from harness.tracking.tags import (
     SPEC,
     SPEC_PATH,
     STATUS,
+    TRAIN_KIND,
     VALUES,
     where,
 )
@@ -104,6 +107,34 @@ def train_identity(plan: Plan, start: Origin | None) -> dict[str, str]:
     digest = start.digest() if start else ""
     key = json.dumps([of_a_run(plan.defaults), plan.report.recipe_digest, digest], sort_keys=True, default=repr)
     return {VALUES: hashlib.sha256(key.encode()).hexdigest()[:16]}
+
+
+def changes_since_last_train(store: Store, experiment_id: str, options: Options, plan: Plan) -> str | None:
+    """What of the recipe changed since the newest run of `train`, in a sentence; None if nothing is known to differ."""
+    runs = store.find_runs(experiment_id, where(KIND, TRAIN_KIND), is_newest=True)
+    last = next((run for run in runs if RECIPE in run.data.tags), None)
+    before = None if last is None else _read_recipe(options.paths or store.paths, last.data.tags[RECIPE])
+    if last is None or before is None:
+        return None
+    old, new = (
+        {"code": recipe["code"], "settings": recipe["values"] | recipe["rest"]}
+        for recipe in (before, plan.report.recipe)
+    )
+    for name in ("start", "generation"):  # what the preflight says of them is said already
+        old["settings"].pop(name, None)
+    changes = changes_between(old, new)
+    return f"changed since {last.info.run_name}: {'; '.join(changes)}. Its epochs are not reused." if changes else None
+
+
+def _read_recipe(paths: Path | str, digest: str) -> dict[str, Any] | None:
+    """The parts of a recipe whose epochs are in the tree; None if they are not."""
+    name = f"{digest}/recipe.json"
+    try:
+        content = (paths / name).read_bytes() if isinstance(paths, Path) else open_objects(paths).read(name)
+        parts: dict[str, Any] = json.loads(content or b"null")
+    except (OSError, Away, ValueError):
+        return None
+    return parts
 
 
 def seed_identity(of: str, seed: int) -> dict[str, str]:

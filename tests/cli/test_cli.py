@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import SPEC
+from small import SPEC, edit
 from torch import nn
 
 from harness.amounts import parse_duration, parse_size
@@ -306,12 +306,16 @@ def test_training_goes_on_from_a_run_with_its_values(swept: Path, tmp_path: Path
     assert before.items() <= after.items(), "its own history first, bit for bit"
 
 
-def test_more_epochs_extend_a_run_without_training_the_first_again(swept: Path, tmp_path: Path, zygote: Any) -> None:
+def test_more_epochs_extend_a_run_and_what_changed_since_is_said(swept: Path, tmp_path: Path, zygote: Any) -> None:
     shutil.copytree(swept, tmp_path / "copy")
     arguments = ["train", "small.py", "--set", "lr=0.3", "--epochs", "11"]
     done = zygote.start(*arguments, cwd=tmp_path / "copy").wait()
     assert done.code == 0, done
     assert done.out.count("(reused)") == 8 and "8 epochs reused" in done.out
+    assert "changed since" not in done.out
+    edit(tmp_path / "copy" / "small.py", "nn.Dropout(0.2)", "nn.Dropout(0.3)")
+    again = zygote.start("train", "small.py", "--epochs", "1", cwd=tmp_path / "copy").wait()
+    assert "changed since train-0002: Small.model(); lr (0.3 before, 0.1 now). Its epochs are not reused." in again.out
 
 
 def test_training_begins_with_the_weights_of_anyones_checkpoint(harness: Harness, spec: Path, tmp_path: Path) -> None:

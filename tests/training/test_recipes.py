@@ -15,10 +15,10 @@ SPEC = """
 import torch
 import torchvision
 from torch import nn, optim
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from harness import Experiment
-from harness.data import shapes
+from harness.data import shapes, tensors
 
 
 def network():
