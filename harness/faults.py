@@ -27,6 +27,7 @@ LIBRARIES = {  # whose exceptions are not bugs of this package, by the package t
     "optuna": "Optuna",
     "requests": "the tracking server",
     "urllib3": "the tracking server",
+    "google": "the tracking server",  # protobuf: an answer that is not MLflow's
 }
 MOST_CHARACTERS = 300
 IN_WORDS = {  # of errors without a number

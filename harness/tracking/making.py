@@ -17,11 +17,13 @@ from urllib.parse import quote
 
 from harness.errors import FAILED, HarnessError, without_login
 from harness.files import cache_folder, whole_file
+from harness.machine import check_memory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE = "mlflow.db"
+NONE = "no experiment has this name"  # a server that finds it says yes to everything
 
 
 def database_uri(path: Path) -> str:
@@ -57,18 +59,28 @@ def connect(uri: str) -> "MlflowClient":
 
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
+        is_mlflow = bool(client.search_experiments(max_results=1)) or client.get_experiment_by_name(NONE) is None
     except MlflowException as error:
         raise HarnessError(without_login(f"MLflow at {uri}: {str(error).splitlines()[0]}"), exit_code=FAILED) from None
-    except json.JSONDecodeError:
-        raise HarnessError(without_login(f"{uri} answers, but not as MLflow does."), exit_code=FAILED) from None
+    except Exception as error:
+        if not is_odd_answer(error):
+            raise
+        is_mlflow = False
+    if not is_mlflow:
+        raise HarnessError(without_login(f"{uri} answers, but not as MLflow does."), exit_code=FAILED)
     return client
+
+
+def is_odd_answer(error: Exception) -> bool:
+    """Whether a server answered something that MLflow would not: a proxy before it, or another server."""
+    return isinstance(error, json.JSONDecodeError) or type(error).__module__.startswith("google.protobuf")
 
 
 def draft_database() -> None:
     """Starts to make an empty database in a thread, for the next new store: MLflow needs seconds for it."""
     global _draft
     if _draft is None:
+        check_memory()
         _draft = _Draft()
         _draft.start()
 

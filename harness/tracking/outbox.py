@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.errors import FAILED, HarnessError, without_login
 from harness.faults import explain
 from harness.files import write_whole
+from harness.tracking.making import is_odd_answer
 from harness.tracking.tags import DATA_CONTEXT
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def is_transient(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
-    if isinstance(error, json.JSONDecodeError):  # an answer, but not MLflow's: of a proxy before it
+    if is_odd_answer(error):
         return True
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
