@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import resource
 import shutil
 import sys
 import threading
@@ -13,6 +14,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 GIGABYTE = 10**9
+MEMORY_OF_A_THREAD = 64 * 2**20  # bytes of address space, for its stack and what it does first
 DEFAULT_ADDRESS_BUDGET = 100 * GIGABYTE  # the limit for states at an address, whose free space is not known
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # names of glibc's mallopt(3)
 
@@ -45,6 +47,19 @@ def find_gpus() -> list[str]:
     except pynvml.NVMLError:  # no driver: no GPU
         return []
     return [name for name, kind in zip(names, kinds, strict=True) if kind == kinds[0]]
+
+
+def check_memory() -> None:
+    """Raises `MemoryError` where a limit (`ulimit -v`) leaves no room for a thread.
+
+    To be called before one is started: Python waits without end for a thread that dies of it.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    statm = Path("/proc/self/statm")
+    if limit != resource.RLIM_INFINITY and statm.exists():
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        if limit - used < MEMORY_OF_A_THREAD:
+            raise MemoryError(f"{max(0, limit - used)} bytes are left of the limit of {limit}")
 
 
 _owned = False

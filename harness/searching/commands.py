@@ -279,6 +279,7 @@ def _interruptible(driver: Driver, screen: Screen, store: Store) -> Iterator[Non
         raise
     except BaseException:
         driver.interrupt()
+        store.check_place()  # what could not be found was moved with the store
         raise
     finally:
         for number, handler in before.items():

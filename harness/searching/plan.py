@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.experiment import direction_of
 from harness.files import check_folder
-from harness.machine import loading
+from harness.machine import check_memory, loading
 from harness.reporting.screen import Screen, shown_bytes, shown_seconds
 from harness.search import Hyperparameter
 from harness.searching.limits import Limits
@@ -153,6 +153,7 @@ def _start_beside_imports(workers: Workers) -> int:
             import mlflow  # noqa: F401
             import optuna  # noqa: F401
 
+    check_memory()
     with ThreadPoolExecutor(1) as pool:
         loaded = pool.submit(load)
         number = workers.start()  # in the main thread, where Ctrl-C works: it may wait for room on a cluster

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import link_whole, write_whole
+from harness.machine import check_memory
 from harness.training.checkpoint import pack
 from harness.training.tree import Tree
 
@@ -19,6 +20,7 @@ class Writer:
     def __init__(self) -> None:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
         self._error: BaseException | None = None
+        check_memory()
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import FAILED, HarnessError
 from harness.faults import KEPT, machine_fault
-from harness.machine import count_cores, find_gpus
+from harness.machine import check_memory, count_cores, find_gpus
 from harness.processes import process_context, start_process
 from harness.workers.border import Lost
 from harness.workers.messages import Failed, PreflightReport
@@ -128,6 +128,7 @@ def _main(connection: Connection, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
+        check_memory()
         from harness.workers.worker import main
     except Exception as error:  # of torch, where memory is limited or its installation is broken
         reason = str(error).strip().partition("\n")[0]

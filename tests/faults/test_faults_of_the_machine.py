@@ -2,12 +2,15 @@
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from comparing import assert_same_checkpoints, read_store, read_study
 from running import Finished
@@ -114,3 +117,56 @@ def test_a_store_that_cannot_be_written_from_now_on_fails_no_trial(
     assert "FAIL" not in {trial["state"] for trial in read_study(store)}
     harness(*SWEEP)
     assert_same(tmp_path, undisturbed)
+
+
+def test_a_store_that_is_moved_away_during_a_sweep_is_said_and_the_sweep_goes_on_where_it_is_back(
+    harness: Harness, tmp_path: Path, undisturbed: Path
+) -> None:
+    write_spec(tmp_path)
+    (tmp_path / "break.sh").write_text("mv mlruns away")
+    done = harness(*SWEEP, code=1)
+    assert "mlruns was moved or removed while it was used. Bring it back" in done.err, done
+    assert "Traceback" not in done.err and len(done.err.strip().splitlines()) == 1, done
+    shutil.rmtree(tmp_path / "mlruns", ignore_errors=True)
+    (tmp_path / "away").rename(tmp_path / "mlruns")
+    harness(*SWEEP)
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.fixture
+def full_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own, without room."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small file system")
+    with suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_temporary_folder_is_no_traceback_and_no_failed_trial(
+    harness: Harness, tmp_path: Path, undisturbed: Path, full_folder: Path
+) -> None:
+    write_spec(tmp_path)
+    done = harness(*SWEEP, code=None, TMPDIR=str(full_folder))
+    assert "Traceback" not in done.err and len(done.err.splitlines()) <= 1, done
+    assert done.code == 0 or os.strerror(errno.ENOSPC) in done.err, done
+    harness(*SWEEP)
+    assert_same(tmp_path, undisturbed)
+    done = harness("reload", "best", code=None, TMPDIR=str(full_folder))
+    assert "Traceback" not in done.err and (done.code == 0 or os.strerror(errno.ENOSPC) in done.err), done
+
+
+@pytest.mark.parametrize("megabytes", [0, 80])
+def test_a_limit_of_memory_is_no_hang(megabytes: int, zygote: Any, tmp_path: Path) -> None:
+    write_spec(tmp_path)
+    started = zygote.start(*SWEEP, cwd=tmp_path)
+    used = psutil.Process(started.pid).memory_info().vms
+    resource.prlimit(started.pid, resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
+    done = started.wait(90)
+    assert "Traceback" not in done.err and len(done.err.strip().splitlines()) <= 1, done
+    assert done.code in (0, 1), done
