@@ -23,7 +23,9 @@ from harness.tracking.store import Store
 from harness.tracking.view import links
 
 HOST, PORT = "127.0.0.1", 5000
+QUIET_HOST = "harness.localhost"  # this machine too, in most browsers; not one where MLflow opens its assistant
 ADDRESS = f"http://{HOST}:{PORT}"  # the default; another port if this one is taken
+LOCAL_HOSTS = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[::1]:*")
 MOST_PORTS = 50  # the most ports to try
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
@@ -90,7 +92,10 @@ def show(
         pages = links(store, server.address, experiment, study=study)
         server.wait_until_ready()
         say(_listed(pages))
-        say("MLflow's assistant opens on a first visit and covers part of a page: close it once. Ctrl-C stops it.")
+        say(
+            "MLflow's assistant opens on a first visit and covers part of a page: close it once, or write "
+            f"{QUIET_HOST} in place of {HOST} (Chrome, Firefox), where it stays closed. Ctrl-C stops it."
+        )
         server.wait()
 
 
@@ -119,6 +124,8 @@ def serving(folder: Path, port: int, *, database: Path | None = None) -> Iterato
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)),
         *("--backend-store-uri", database_uri(database or folder.absolute() / DATABASE)),
         *("--no-serve-artifacts", "--default-artifact-root", artifacts),
+        *("--allowed-hosts", ",".join((*LOCAL_HOSTS, QUIET_HOST, f"{QUIET_HOST}:*"))),
+        *("--cors-allowed-origins", f"http://{QUIET_HOST}:*"),
     ]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     with tempfile.TemporaryFile() as log, _stopped_by(signal.SIGTERM, signal.SIGHUP):

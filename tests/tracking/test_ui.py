@@ -110,6 +110,21 @@ def test_the_comparison_draws_what_was_searched_against_the_objective(
         page.get_by_text(chart, exact=True).first.wait_for()
 
 
+def test_the_assistant_stays_closed_at_the_address_that_the_command_names_for_that(
+    browser: Any, served: Started, links: dict[str, str]
+) -> None:
+    found = re.search(r"write (\S+) in place of (\S+)", served.out.read_text())
+    assert found
+    for address, is_open in ((links["compare"], True), (links["compare"].replace(found[2], found[1]), False)):
+        visit = browser.new_context(viewport={"width": 1440, "height": 1400}).new_page()  # a first one
+        visit.set_default_timeout(SECONDS)
+        open_page(visit, address)
+        visit.locator(".parcoords text.label").first.wait_for()
+        kept = visit.evaluate("localStorage.getItem('mlflow.assistant.panelOpen_v1')")
+        assert (kept == "true") == is_open, kept
+        visit.context.close()
+
+
 def test_a_learning_rate_that_falls_is_seen_on_the_page_of_its_run(
     page: Any, links: dict[str, str], folder: Path
 ) -> None:
