@@ -1,6 +1,7 @@
 """The content of a report: the runs of a study, their distinct results, and what the study says about them."""
 
 import ast
+import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from harness.reporting.pages.ways import Way, find_results, find_ways
 from harness.tracking.importances import Importance, estimate_importances
 from harness.tracking.journal import open_database, open_study, read_journal
 from harness.tracking.runs import RunRecord, counts, list_runs, rank, read_histories
-from harness.tracking.store import Store
+from harness.tracking.store import CLASS_ACCURACY, Store
 from harness.tracking.studies import ALL
 from harness.tracking.tags import CONFIRM, DIRECTION, OBJECTIVE
 
@@ -47,6 +48,8 @@ class Facts:
     importances: list[Importance] | str  # or why there is no estimate
     best: RunRecord | None
     best_run: "Run | None"
+    class_accuracy: Mapping[str, Sequence[float]]  # of the best run, by class, a value an epoch
+    first_epoch: int  # of these, from 1
     trust: Trust
     identities: Mapping[int, Mapping[str, Any]]  # of each sweep, where its study is known
 
@@ -96,6 +99,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
     journal = studies.get(next(iter(uids))) if len(uids) == 1 else None
     rates = [(record, list(histories.get(record.run_id, {}).get("lr", ()))) for record in searching[:MOST_PATHS]]
     numbers = {record.study: record.sweep for record in every if record.study}
+    first_epoch, class_accuracy = (1, {}) if best_run is None else _class_accuracy(store, best_run)
     return Facts(
         name=name,
         objective=objective,
@@ -112,6 +116,8 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
         importances="Estimated in a report that is not live." if is_live else _importances(ways, journal, objective),
         best=best,
         best_run=best_run,
+        class_accuracy=class_accuracy,
+        first_epoch=first_epoch,
         trust=Trust(
             images=_validation_images(best_run) if is_share(objective) else None,
             best=None if best is None else best.value,
@@ -135,6 +141,16 @@ def data_of(run: "Run | None") -> dict[str, Any]:
     except json.JSONDecodeError:  # MLflow cuts a long one
         profile = {}
     return {**profile, "name": dataset.name, "digest": dataset.digest}
+
+
+def _class_accuracy(store: Store, run: "Run") -> tuple[int, dict[str, list[float]]]:
+    """The accuracy of each class in each epoch of a run, and which epoch is the first; older runs have none."""
+    try:
+        heads, *rows = csv.reader(store.artifact(run, CLASS_ACCURACY).read_text().splitlines())
+        values = [[float(text or "nan") for text in row] for row in rows]
+        return int(values[0][0]), {name: [row[n + 1] for row in values] for n, name in enumerate(heads[1:])}
+    except (HarnessError, OSError, ValueError, IndexError):  # none, or edited: the rest of the report stands
+        return 1, {}
 
 
 def _validation_images(run: "Run | None") -> int | None:

@@ -9,7 +9,7 @@ from harness.errors import HarnessError
 from harness.files import write_whole
 from harness.reporting.against import compare_sweeps
 from harness.reporting.gather import Facts, data_of, gather
-from harness.reporting.pages import search, summary, training, values
+from harness.reporting.pages import epochwise, search, summary, training, values
 from harness.reporting.pages.drawing import listed, shown
 from harness.reporting.pages.epochs import draw_trees
 from harness.reporting.pages.explore import leaderboard, script_data
@@ -203,11 +203,28 @@ def _training_sections(facts: Facts, ways: Sequence[Way]) -> list[Section]:
         html=text_table(heads, rows, words=(1,)) if rows else "",
         missing="" if lead or rows else "No learning rate was lowered and held.",
     )
+    classes = [section] if (section := _class_section(facts)) is not None else []
+    measured = epochwise.measured_steps(best)
+    inner = Section(
+        title="Gradients and updates",
+        link="Gradients",
+        pictures=[epochwise.draw_steps(best, measured)] if measured else [],
+        missing="" if measured else f"{best.record.name} was trained before these were measured.",
+    )
     gap = Section(
         title="Is it overfitting?", link="Overfitting", pictures=[training.draw_gap(top)] if top else [],
         missing="" if top else "Needs the training and the validation loss of a run.",
     )  # fmt: skip
-    return [gap, drops]
+    return [gap, drops, *classes, inner]
+
+
+def _class_section(facts: Facts) -> Section | None:
+    """The accuracy of each class over the epochs of the best run, where it has classes."""
+    curves, best = facts.class_accuracy, facts.best
+    if best is None or best.best_epoch is None or not curves:
+        return None
+    picture = epochwise.draw_classes(best.name, curves, best_epoch=best.best_epoch, first=facts.first_epoch)
+    return Section(title=picture.title, link="Classes over epochs", pictures=[picture])
 
 
 def _metric_names(facts: Facts) -> list[str]:

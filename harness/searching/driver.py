@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from harness.reporting.screen import Screen
 from harness.searching.study import WAITING
 from harness.searching.task import Task, run_note
 from harness.spec import source_digest
-from harness.tracking.store import FAILED_STATUS, FINISHED, KILLED, SCHEDULED, RunLog, Store, finite
+from harness.tracking.store import CLASS_ACCURACY, FAILED_STATUS, FINISHED, KILLED, SCHEDULED, RunLog, Store, finite
 from harness.tracking.system import SystemSampler
 from harness.tracking.tags import (
     BASE_RECIPE,
@@ -240,7 +240,8 @@ class Driver:
         first = {
             task.objective: result.metrics[task.objective]
         }  # MLflow's pages compare runs by the metrics that were logged first
-        metrics = first | result.metrics | result.learning_rates | {"epoch_seconds": result.epoch_seconds}
+        metrics = first | result.metrics | result.learning_rates | result.diagnostics
+        metrics |= {"epoch_seconds": result.epoch_seconds}
         task.log.add_metrics(finite(metrics), result.epoch)
         goes_on = True
         if task.trial is not None and result.is_finite:
@@ -269,10 +270,10 @@ class Driver:
             outcome, reason = WAITING, f"waits after epoch {last.epoch + 1} of {task.request.values['epochs']}"
         else:
             outcome, reason = "finished", None
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerows([("epoch", "from", "to"), *task.changes])
-        log.write_text("learning_rate_changes.csv", table.getvalue())
+        log.write_text("learning_rate_changes.csv", _table([("epoch", "from", "to"), *task.changes]))
+        measured = [(result.epoch + 1, *result.class_accuracy) for result in task.results if result.class_accuracy]
+        if measured and task.prepared is not None:
+            log.write_text(CLASS_ACCURACY, _table([("epoch", *task.prepared.classes), *measured]))
         final: dict[str, float] = {"reused_epochs": len(task.reused)}
         if last.best_epoch is not None and last.best_value is not None:
             final |= {"best_epoch": last.best_epoch, f"best_{task.objective}": last.best_value}
@@ -338,3 +339,10 @@ def _kind_of(failed: Failed) -> str:
 def _loss(lost: Lost) -> str:
     what = "its node was lost" if lost.is_node else "its worker was killed"
     return f"{what} ({lost.place or describe_exit(lost)})"
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as CSV."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    return table.getvalue()

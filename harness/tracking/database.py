@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TAGS = ("harness.%", "mlflow.note%")  # the other tags hold sources and views, which a list does not show
 BRIEF_TAGS = (KIND, OBJECTIVE, STATUS, STUDY, SWEEP, COMPARABLE, CONFIRMS)
-CURVES = ("lr", "epoch_seconds", "train#_%", "val#_%")  # metrics that each epoch has
+CURVES = ("lr", "epoch_seconds", "gradient#_norm", "update#_size", "train#_%", "val#_%")  # metrics that each epoch has
 
 
 @dataclass(frozen=True, kw_only=True)

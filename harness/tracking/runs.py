@@ -315,7 +315,7 @@ def read_state(store: Store, experiment: str) -> str:
 
 def is_of_epochs(name: str) -> bool:
     """Whether a metric has a value for each epoch."""
-    return name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds")
+    return name.startswith(("train_", "val_")) or name in ("lr", "epoch_seconds", "gradient_norm", "update_size")
 
 
 def _step(metric: Any) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 JOURNAL = "optuna.log"  # the journal's file in a store
+CLASS_ACCURACY = "class_accuracy.csv"  # an artifact of a run: a row an epoch, a column a class
 FINISHED, RUNNING, FAILED_STATUS, KILLED = "FINISHED", "RUNNING", "FAILED", "KILLED"
 SCHEDULED = "SCHEDULED"  # of a run that waits
 MOST_METRICS = 1000  # a batch, says MLflow

@@ -39,8 +39,18 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(parts: Parts, batches: Batches, *, device: torch.device, precision: str) -> dict[str, float]:
-    """The mean loss and measures of a part, by the network that the spec evaluates, in evaluation mode."""
+def evaluate(
+    parts: Parts,
+    batches: Batches,
+    *,
+    device: torch.device,
+    precision: str,
+    seen: Callable[[Any, Tensor], None] = lambda outputs, targets: None,
+) -> dict[str, float]:
+    """The mean loss and measures of a part, by the network that the spec evaluates, in evaluation mode.
+
+    `seen` is called with the outputs and targets of each batch.
+    """
     set_evaluating(parts)
     model = parts.evaluated.eval()
     totals = Totals(parts.measures, device)
@@ -48,6 +58,7 @@ def evaluate(parts: Parts, batches: Batches, *, device: torch.device, precision:
         for inputs, targets in batches:
             outputs = parts.experiment.predict(model, inputs)
             totals.add(parts.loss(outputs, targets), outputs, targets, count=len(inputs))
+            seen(outputs, targets)
     return totals.read()
 
 

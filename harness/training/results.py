@@ -18,6 +18,8 @@ class EpochResult:
     best_value: float | None
     is_finite: bool
     note: str | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)  # `gradient_norm`, `update_size`
+    class_accuracy: tuple[float | None, ...] = ()  # of the validation part
 
     @property
     def learning_rate(self) -> float:

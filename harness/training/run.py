@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from harness.errors import FAILED, HarnessError
 from harness.settings import IN_EVERY_RECIPE
 from harness.training.build import Built
 from harness.training.device import seed_all
+from harness.training.diagnostics import ClassTally, Movement
 from harness.training.loop import evaluate, train_epoch
 from harness.training.origin import Origin
 from harness.training.recipe import recipe_of
@@ -203,7 +206,9 @@ class Walk:
 
     def _train(self, name: str, epoch: int, knobs: Knobs) -> Node:
         started = time.perf_counter()
-        metrics = self._train_metrics(epoch)
+        movement, tally = Movement(self.built.parts), ClassTally(self.built.data.num_classes or 0)
+        metrics = self._train_metrics(epoch, seen=tally.add)
+        diagnostics = movement.read() if math.isfinite(metrics["train_loss"]) else {}
         knobs_after = self._knobs()
         return Node(
             name=name,
@@ -214,10 +219,17 @@ class Walk:
             epoch_seconds=time.perf_counter() - started,
             run_id=self.run_id,
             knobs_after=None if knobs_after == knobs else knobs_after,
+            diagnostics=diagnostics,
+            class_accuracy=tally.read(),
         )
 
-    def _train_metrics(self, epoch: int) -> dict[str, float]:
-        """Trains one epoch from where the model is and validates it. Nothing else enters but the epoch."""
+    def _train_metrics(
+        self, epoch: int, *, seen: Callable[[Any, Tensor], None] = lambda outputs, targets: None
+    ) -> dict[str, float]:
+        """Trains one epoch from where the model is and validates it. Nothing else enters but the epoch.
+
+        `seen` is called with the outputs and targets of each batch of the validation.
+        """
         self._is_fresh = False
         built, experiment, count = self.built, self.built.experiment, len(self.built.parts.groups)
         with self._no_late_reads(epoch), calling(built.spec, f"training, in epoch {epoch + 1},", exit_code=FAILED):
@@ -235,7 +247,7 @@ class Walk:
             batches = built.data.batches(built.data.validation, batch_size=experiment.batch_size, device=built.device)
             what = f"validation, in epoch {epoch + 1},"
             with self._no_late_reads(epoch), calling(built.spec, what, exit_code=FAILED):
-                validation = evaluate(built.parts, batches, device=built.device, precision=built.precision)
+                validation = evaluate(built.parts, batches, device=built.device, precision=built.precision, seen=seen)
         return {f"train_{name}": value for name, value in train.items()} | {
             f"val_{name}": value for name, value in validation.items()
         }
@@ -287,6 +299,8 @@ class Walk:
             best_value=best.node.metrics[self.built.experiment.objective] if best else None,
             is_finite=step.is_finite,
             note=note,
+            diagnostics=node.diagnostics,
+            class_accuracy=tuple(node.class_accuracy),
         )
 
 

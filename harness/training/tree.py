@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Node:
     epoch_seconds: float
     run_id: str  # of the run that trained it
     knobs_after: Knobs | None = None  # if the optimizer itself changed its options during the epoch
+    diagnostics: dict[str, float] = field(default_factory=dict)  # see `training/diagnostics.py`; older epochs have none
+    class_accuracy: list[float | None] = field(default_factory=list)
 
 
 def child_name(parent: str, knobs: Knobs) -> str:

@@ -106,6 +106,7 @@ class Prepared:
     threads: int | None
     private: str | None
     rehearsal: str = ""  # what was proven, in a sentence
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,7 @@ class Worker:
                     threads=choose_threads(experiment.threads) if device.type == "cpu" else None,
                     private=recipe.private,
                     rehearsal=built.proof.sentence(),
+                    classes=built.data.classes or (),
                 )
             )
             epochs = reused = 0

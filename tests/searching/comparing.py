@@ -49,6 +49,8 @@ def read_store(store: Path | str, experiment: str = "small") -> dict[str, Any]:
         }
         with _artifact(client, run, "learning_rate_changes.csv") as table:
             read[run.info.run_name]["learning rates"] = table.read_text()
+        with _artifact(client, run, "class_accuracy.csv") as table:
+            read[run.info.run_name]["class accuracy"] = table.read_text() if table.exists() else None
     return read
 
 
