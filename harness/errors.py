@@ -30,6 +30,17 @@ def _restore(message: str, exit_code: int) -> HarnessError:
     return HarnessError(message, exit_code=exit_code)
 
 
+class NotCaptured(HarnessError):
+    """A training step was tried as a CUDA graph, and is none; the message says why.
+
+    Where the capture had begun, CUDA may not be used again in this process.
+    """
+
+    def __init__(self, message: str, *, has_begun: bool = True) -> None:
+        super().__init__(message, exit_code=FAILED)
+        self.has_begun = has_begun
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A suggestion to append to an error; empty if no option is similar.
 

@@ -30,10 +30,41 @@ LIBRARIES = {  # whose exceptions are not bugs of this package, by the package t
     "google": "the tracking server",  # protobuf: an answer that is not MLflow's
 }
 MOST_CHARACTERS = 300
+OUT_OF_MEMORY = (  # of a GPU, where libraries of CUDA say it in other words, mostly beside other processes
+    *("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_INITIALIZED", "ALLOCATION_FAILED"),
+    *("unable to find an engine", "Unable to find a valid cuDNN algorithm"),
+)
+OF_A_DEVICE = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
 IN_WORDS = {  # of errors without a number
     "can't start new thread": "no further thread can be started",
     "out of shared memory": "out of shared memory (/dev/shm)",  # of torch's loader workers
 }
+
+
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """The exception, among this one and its causes, that says that memory ran out; None where none does.
+
+    It may be in torch's allocator, or in CUDA, cuBLAS or cuDNN.
+    """
+    for found in _causes(error):
+        if isinstance(found, MemoryError) or "torch.OutOfMemoryError" in _kinds(found):
+            return found
+        if isinstance(found, RuntimeError) and any(text in str(found) for text in OUT_OF_MEMORY):
+            return found
+    return None
+
+
+def device_fault(error: BaseException) -> BaseException | None:
+    """The exception, among this one and its causes, that a GPU reported; None where none is.
+
+    Most of these stay: every later call of CUDA in the same process fails with the same error.
+    """
+    for found in _causes(error):
+        is_text = isinstance(found, RuntimeError) and any(text in str(found) for text in OF_A_DEVICE)
+        if is_text or "torch.AcceleratorError" in _kinds(found):
+            return found
+    return None
 
 
 def machine_fault(error: BaseException, numbers: Collection[int] = MACHINE) -> str | None:
@@ -41,7 +72,7 @@ def machine_fault(error: BaseException, numbers: Collection[int] = MACHINE) -> s
 
     The causes of an exception are searched too: a user's `data()` may have raised it from another one.
     """
-    for found in _causes(error):
+    for found in _causes(error, handled=False):
         if isinstance(found, OSError) and found.errno is not None and found.errno in numbers:
             return f"{found.filename or 'this machine'}: {os.strerror(found.errno)}"
         if isinstance(found, RuntimeError | OSError):
@@ -55,13 +86,14 @@ def machine_fault(error: BaseException, numbers: Collection[int] = MACHINE) -> s
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException, *, handled: bool = True) -> Iterator[BaseException]:
+    """An exception and what it was raised from; with `handled`, also what was handled when it was raised."""
     found: BaseException | None = error
     for _ in range(10):
         if found is None:
             return
         yield found
-        found = found.__cause__
+        found = found.__context__ if handled and not found.__suppress_context__ else found.__cause__
 
 
 def shortage() -> str | None:
@@ -81,8 +113,10 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or _first_line(error)}."
-    if isinstance(error, MemoryError) or any(name == "torch.OutOfMemoryError" for name in _kinds(error)):
+    if out_of_memory(error) is not None:
         return "out of memory: close other programs, or give this one more (ulimit -v, the container's limit)."
+    if (of_device := device_fault(error)) is not None:
+        return f"the GPU reported an error: {_first_line(of_device).rstrip('.')}."
     if "(sqlite3." in str(error):  # MLflow quotes it
         return f"the store's database: {_first_line(error).rstrip('.')}. {KEPT}"
     for kind in _kinds(error):

@@ -35,12 +35,12 @@ from harness.tracking.tags import (
     THREADS,
     VERSION,
 )
-from harness.training.results import EpochResult
+from harness.training.results import EpochResult, structure_of
 from harness.workers.border import Lost, Workers, describe_exit, error_of
 from harness.workers.messages import Checkpoint, Done, Failed, Prepared, Verdict
 
 SAME_ERRORS = 3  # so many equal errors in a row end a sweep
-TRIES = 2  # tries of a run whose worker was killed: most likely the run is the reason
+TRIES = 2  # tries of a run whose worker was killed, or whose GPU failed: most likely the run is the reason
 NODE_TRIES = 10  # tries of a run whose node was lost: not the run's fault, but not without end
 SAMPLES_AT_ONCE = 32  # of the machine's measures; with few runs they are sent alone, else with a run's next epoch
 POLL_SECONDS = 0.25  # between two checks for a stop
@@ -55,6 +55,7 @@ class Driver:
         self._active: dict[int, Task] = {}
         self._waiting: list[Task] = []  # lost their workers
         self._errors: list[str] = []
+        self._no_graph: dict[Any, str] = {}  # why a step is no CUDA graph, by the values that decide which code runs
         self._sampler = SystemSampler()
         self._is_stopping = False
 
@@ -134,6 +135,8 @@ class Driver:
     def _start(self, task: Task) -> None:
         worker = self._idle.pop() if self._idle else self._workers.start()
         self._active[worker] = task
+        if (reason := self._no_graph.get(_structure(task))) is not None:
+            task.request = dataclasses.replace(task.request, no_graph=reason)
         place = self._workers.place(worker)
         mates = [other for number, other in self._active.items() if self._workers.place(number) == place]
         for mate in mates:
@@ -161,12 +164,22 @@ class Driver:
                 raise HarnessError(message.message, exit_code=FAILED)
             case Failed():
                 is_here = self._workers.place(worker) is None  # on a cluster, the others need not stop for one trial
-                self._release(worker, replace=message.kind == "memory")
+                self._release(worker, replace=message.kind in ("memory", "device", "graph"))
                 if message.kind == "memory" and task.had_company:
                     self._screen.say(
                         f"{task.name}: out of memory beside other trials; tried again{', alone' * is_here}"
                     )
                     task.is_alone, task.had_company = is_here, False
+                    self._wait(task)
+                    return False
+                if message.kind == "device" and task.faults + 1 < TRIES:
+                    self._screen.say(f"{task.name}: {message.message}; tried again in a new process")
+                    task.faults += 1
+                    self._wait(task)
+                    return False
+                if message.kind == "graph" and task.request.no_graph is None:
+                    self._screen.say(f"{task.name}: no CUDA graph ({message.message}); tried again kernel by kernel")
+                    self._no_graph[_structure(task)] = message.message
                     self._wait(task)
                     return False
                 if message.kind == "recipe" and task.renew is not None:
@@ -329,6 +342,12 @@ class Driver:
         self._errors.append(_kind_of(failed))
         if self._errors[-SAME_ERRORS:] == [self._errors[-1]] * SAME_ERRORS:
             raise error_of(failed, f"{SAME_ERRORS} trials in a row ended with the same error: {reason}")
+
+
+def _structure(task: Task) -> Any:
+    """The values of a run that decide which code its steps run, as far as the preflight knows them."""
+    proof = task.request.proof
+    return None if proof is None else structure_of(task.request.values, {name for name, _ in proof.structure})
 
 
 def _kind_of(failed: Failed) -> str:

@@ -1,5 +1,6 @@
 """The plan of a sweep or a training run: the spec is loaded, checked and timed before anything is stored."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.errors import NotCaptured
 from harness.experiment import direction_of
 from harness.files import check_folder
 from harness.machine import check_memory, loading
@@ -109,19 +111,16 @@ def make_plan(
     fixed = {name: found.default for name, found in description.hyperparameters.items()} | settings | given
     fixed = {name: value for name, value in fixed.items() if name not in searched}
     values = {name: found.default for name, found in searched.items()} | fixed
-    report: PreflightReport = ask_worker(
-        workers,
-        first,
-        Preflight(
-            spec=options.spec,
-            values=of_a_run(values),
-            searched=tuple(searched),
-            device=options.device,
-            is_demo=options.is_demo,
-            start=start,
-            paths=options.store.absolute() / "paths" if options.paths is None else options.paths,
-        ),
+    request = Preflight(
+        spec=options.spec,
+        values=of_a_run(values),
+        searched=tuple(searched),
+        device=options.device,
+        is_demo=options.is_demo,
+        start=start,
+        paths=options.store.absolute() / "paths" if options.paths is None else options.paths,
     )
+    report, first = _preflight(workers, first, request)
     plan = Plan(
         options=options,
         description=description,
@@ -135,6 +134,16 @@ def make_plan(
 
         build_pruner(fixed["pruner"])
     return plan, first
+
+
+def _preflight(workers: Workers, worker: int, request: Preflight) -> tuple[PreflightReport, int]:
+    """The report and the worker; another one, without CUDA graphs, where a step could not be captured as one."""
+    try:
+        return ask_worker(workers, worker, request), worker
+    except NotCaptured as error:
+        workers.stop(worker)
+        another = workers.start()
+        return ask_worker(workers, another, dataclasses.replace(request, no_graph=str(error))), another
 
 
 def check_places(options: Options) -> None:

@@ -28,6 +28,7 @@ class Task:
     trial: "OpenTrial | None" = None  # of a sweep
     renew: Callable[[], tuple[RunLog, Train]] | None = None  # another run of the same trial, and its request
     losses: list[Lost] = field(default_factory=list)
+    faults: int = 0  # that the GPU reported
     results: list[EpochResult] = field(default_factory=list)
     prepared: Prepared | None = None
     shared: tuple[tuple[dict[str, Any], int], ...] = ()  # values of siblings, and the epochs that they share with it

@@ -19,7 +19,8 @@ from harness.spec import Spec
 from harness.training.attributes import tensors_in
 from harness.training.data_cache import DataCache
 from harness.training.device import choose_precision, seed_all, set_products
-from harness.training.graph import StepGraph, fuse
+from harness.training.fused import fuse
+from harness.training.graph import StepGraph
 from harness.training.measures import default_measures
 from harness.training.parts import Parts, named
 from harness.training.results import Proof
@@ -83,6 +84,7 @@ class Built:
 
     def _build(self) -> None:
         spec, device = self.spec, self.device
+        self.graph = None  # its memory goes before another one takes as much
         experiment = spec.build(self.values)
         with experiment.recording() as reads:
             self.data = self.cache.get(spec, experiment, device, is_demo=self.is_demo)
@@ -121,7 +123,7 @@ class Built:
             self.graph = StepGraph(
                 self.parts, self.data, device=device, precision=self.precision,
                 batch_size=self.values_of(experiment, "batch_size"),
-                epoch_steps=self.values_of(experiment, "epoch_steps"),
+                epoch_steps=self.values_of(experiment, "epoch_steps"), reason=self.proof.no_graph,
             )  # fmt: skip
 
     @staticmethod

@@ -4,14 +4,13 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
 from harness.errors import HarnessError
 from harness.machine import count_cores
 
-OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 NONDETERMINISTIC = "does not have a deterministic implementation"
 
 
@@ -59,11 +58,18 @@ def set_products(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in torch's allocator or in CUDA, cuBLAS or cuDNN, as happens beside other processes."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+def begin_peak(device: torch.device) -> None:
+    """Begins to measure the most memory that is taken on a GPU from now on."""
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # before, torch does not know the device
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_memory() -> None:
+    """Gives memory that torch keeps for later back to the GPU. After an error of the GPU, nothing can be given back."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def choose_threads(setting: int | None) -> int:

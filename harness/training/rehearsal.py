@@ -3,6 +3,7 @@
     from scratch           5 steps, validation, 2 steps, validation
     again, a checkpoint    5 steps (other trials are built in between), validation, a checkpoint
     put into fresh parts   2 steps, validation
+    from scratch, on a GPU 5 steps and 2 steps by CUDA graph, where a step is one
 
 All losses, gradients, metrics and states must be the same bits. Five and then two finds what counts to 2, 3 or 4.
 Where training changes something that no checkpoint holds, a counter decides at once, and anything else is given more
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, NotCaptured
 from harness.training.build import Built, check_names, shares_network
 from harness.training.checkpoint import build_checkpoint, pack
 from harness.training.device import noting_nondeterminism, seed_all
@@ -75,11 +76,11 @@ def rehearse(built: Built) -> Rehearsed:
 
     Raises `HarnessError` where a step, the validation or a checkpoint does not work, saying what to write instead.
     """
-    built.proof = Proof()
+    built.proof = Proof(no_graph=built.proof.no_graph)
     first = built.parts
     built.renew()
     if shares_network(first, built.parts):
-        built.proof = Proof(keeps_network=True)
+        built.proof = replace(built.proof, keeps_network=True)
         built.renew()
     del first
     if built.parts.schedulers and Built.values_of(built.experiment, "scheduler_step") == "batch":
@@ -92,6 +93,8 @@ def rehearse(built: Built) -> Rehearsed:
     )
     check_names(built)
     proof, state_bytes = _play_again(built, whole, reads)
+    built.proof = proof
+    proof = replace(proof, no_graph=_try_graph(built, whole, reads))
     searched = (reads | built.reads) & set(built.experiment.hyperparameters)
     built.proof = replace(
         proof,
@@ -175,12 +178,45 @@ def _play_again(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -
     return replace(proof, resumes=False, differs=f"{shown} {verb} in no checkpoint{why}"), size
 
 
+def _try_graph(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -> str | None:
+    """On a GPU: why a step is no CUDA graph; None where graphs give the bits of the steps that were played.
+
+    Raises `NotCaptured` where a capture had begun: then this process is not to go on.
+    """
+    built.renew()
+    if built.graph is None or built.graph.reason is not None:
+        return built.proof.no_graph
+    count = built.data.steps(built.experiment.batch_size, epoch_steps=built.experiment.epoch_steps)
+    if count < FIRST:  # the steps that were played went round the data
+        whole = _play_both(built, count, min(THEN, count), reads)
+        built.renew()
+    try:
+        replayed = _play_both(built, min(FIRST, count), min(THEN, count), reads, by_graph=True)
+    except NotCaptured as error:
+        if error.has_begun:
+            raise
+        return str(error)
+    differ = [
+        _difference(one, replace(other, losses=one.losses, gradients=one.gradients))
+        for one, other in zip(whole, replayed, strict=True)
+    ]
+    what = next((name for name in differ if name is not None), None)
+    return None if what is None else f"a graph gives other {what} than the steps themselves"
+
+
+def _play_both(
+    built: Built, first: int, then: int, reads: set[str], *, by_graph: bool = False
+) -> tuple[Segment, Segment]:
+    """From scratch to the end, with the schedulers turned in between."""
+    segment = _play(built, 0, first, reads, by_graph=by_graph)
+    _turn(built, segment)
+    return segment, _play(built, 1, then, reads, by_graph=by_graph)
+
+
 def _play_longer(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
     """From scratch to a later end."""
     built.renew()
-    first = _play(built, 0, FIRST, reads)
-    _turn(built, first)
-    return first, _play(built, 1, MORE, reads)
+    return _play_both(built, FIRST, MORE, reads)
 
 
 def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: Knobs, reads: set[str]) -> str | None:
@@ -217,12 +253,15 @@ def _packed(built: Built, segment: Segment) -> tuple[bytes, int]:
 
 def _play(
     built: Built, epoch: int, steps: int, reads: set[str], *,
-    between: Callable[[], object] | None = None, is_checked: bool = False,
+    between: Callable[[], object] | None = None, is_checked: bool = False, by_graph: bool = False,
 ) -> Segment:  # fmt: skip
     """The first steps of an epoch, one batch of validation, and the state then."""
     data, experiment = built.data, built.experiment
     with experiment.recording() as seen:
-        losses, train, seconds = _train(built, epoch, steps, between, is_checked)
+        if by_graph:
+            losses, train, seconds = list[Tensor](), _train_by_graph(built, epoch, steps), 0.0
+        else:
+            losses, train, seconds = _train(built, epoch, steps, between, is_checked)
         batches = data.batches(data.validation, batch_size=experiment.batch_size, device=built.device)
         with calling(built.spec, "validating the first batch"):
             one = itertools.islice(batches, 1)
@@ -239,6 +278,23 @@ def _play(
         has_outputs=len(train) == len(validation),
         step_seconds=seconds,
     )
+
+
+def _train_by_graph(built: Built, epoch: int, steps: int) -> dict[str, float]:
+    """The means over the first steps of an epoch, by CUDA graph."""
+    assert built.graph is not None
+    experiment = built.experiment
+    seed_all(experiment.seed, "epoch", epoch)
+    experiment.begin_epoch(built.parts.model, built.parts.optimizer, epoch)
+    return built.graph.train_epoch(
+        seed=experiment.seed, epoch=epoch, steps=steps, after_step=lambda: _step_by_batch(built)
+    )
+
+
+def _step_by_batch(built: Built) -> None:
+    if Built.values_of(built.experiment, "scheduler_step") == "batch":
+        for scheduler in built.parts.schedulers.values():
+            scheduler.step()
 
 
 def _train(
@@ -259,9 +315,7 @@ def _train(
         return returned
 
     def after_step() -> None:
-        if Built.values_of(experiment, "scheduler_step") == "batch":
-            for scheduler in parts.schedulers.values():
-                scheduler.step()
+        _step_by_batch(built)
         if between is not None and len(losses) == 2:
             between()
 

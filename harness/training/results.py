@@ -46,6 +46,7 @@ class Proof:
     nondeterministic: tuple[str, ...] = ()  # operations that torch says cannot repeat their bits
     fingerprint: str = ""  # of the first steps: losses and state
     structure: tuple[tuple[str, str], ...] = ()  # the values that it holds for: see `structure_of`
+    no_graph: str | None = None  # on a GPU: why a step is no CUDA graph, where it was tried
 
     @property
     def private(self) -> str | None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.errors import USAGE, HarnessError, UserCodeError, user_trace
+from harness.faults import out_of_memory
 from harness.spec import Spec
-from harness.training.device import is_out_of_memory
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def calling(spec: Spec, what: str, exit_code: int = USAGE) -> Iterator[None]:
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit() in a spec ends neither a worker nor a sweep
-        if is_out_of_memory(error):
+        if out_of_memory(error) is not None:
             raise
         message = f"{spec.path}: {what} raised {type(error).__name__}: {error}"
         raise UserCodeError(message, trace=user_trace(error), exit_code=exit_code) from error

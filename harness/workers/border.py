@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import FAILED, HarnessError, UserCodeError
+from harness.errors import FAILED, HarnessError, NotCaptured, UserCodeError
 from harness.workers.messages import Failed, PreflightReport, Request
 
 
@@ -50,6 +50,8 @@ def ask_worker(workers: Workers, worker: int, request: Request) -> Any:
 
 def error_of(failed: Failed, message: str) -> Exception:
     """The exception for a failed request, to be raised in the driver's process."""
+    if failed.kind == "graph":
+        return NotCaptured(message)
     if failed.kind == "bug":
         return RuntimeError(f"{message}\n{failed.trace}")
     if failed.trace:

@@ -27,6 +27,7 @@ class Preflight:
     is_demo: bool
     start: Origin | None = None  # a checkpoint to begin with
     paths: Path | str | None = None  # the tree of epochs: a folder, which need not exist yet, or an address
+    no_graph: str | None = None  # why a step is not tried as a CUDA graph: that failed before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ class Train:
     generation: int = 0
     fingerprints: Fingerprints | None = None  # to keep before the first epoch
     until: int | None = None  # the run waits after so many epochs; another request continues it
+    no_graph: str | None = None  # as in `Preflight`
     reach: str | None = None  # a file that a worker on another machine finds in `paths`, if it sees the driver's
 
 
@@ -130,7 +132,10 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A request failed. `kind` is `spec`, `edited`, `user`, `memory`, `machine`, `recipe`, `place`, `lost` or `bug`."""
+    """A request failed.
+
+    `kind` is `spec`, `edited`, `user`, `memory`, `device`, `graph`, `machine`, `recipe`, `place`, `lost` or `bug`.
+    """
 
     kind: str
     message: str

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import FAILED, HarnessError
+from harness.faults import out_of_memory
 from harness.objects import check_address
 from harness.spec import Spec
 from harness.training.build import Built, build
 from harness.training.data_cache import DataCache
-from harness.training.device import choose_device, choose_threads, describe_device
+from harness.training.device import begin_peak, choose_device, choose_threads, describe_device
 from harness.training.fingerprints import check_fingerprint
 from harness.training.recipe import code_digests, recipe_of
 from harness.training.rehearsal import rehearse, take_fingerprint
@@ -30,13 +31,12 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
     """Rehearses a run, tries the values of the search space that need most memory, and estimates time and memory."""
     paths_note = check_address(request.paths) if isinstance(request.paths, str) else None
     device = choose_device(request.device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    begin_peak(device)
 
     def build_with(values: Mapping[str, Any], proof: Proof | None = None) -> Built:
         return build(spec, values, device=device, cache=cache, is_demo=request.is_demo, proof=proof)
 
-    built = build_with(request.values)
+    built = build_with(request.values, Proof(no_graph=request.no_graph))
     with _memory_explained(built):
         rehearsed = rehearse(built)
     proof = rehearsed.proof
@@ -115,7 +115,9 @@ def _train_one_batch(built: Built) -> None:
 def _memory_explained(built: Built) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if out_of_memory(error) is None:
+            raise
         experiment = built.experiment
         values = ", ".join(f"{name}={value}" for name, value in experiment.params().items())
         raise HarnessError(
@@ -142,7 +144,9 @@ def _find_corner(built: Built, request: Preflight, build_with: Any) -> dict[str,
         for value in experiment.hyperparameters[name].points(8):
             try:
                 need = _memory_bytes(build_with(request.values | corner | {name: value}))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if out_of_memory(error) is None:
+                    raise
                 need = 2**63
             if need > most:
                 most, corner = need, corner | {name: value}

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import HarnessError, UserCodeError
-from harness.faults import KEPT, MACHINE, SCARCE, machine_fault, shortage
+from harness.errors import HarnessError, NotCaptured, UserCodeError
+from harness.faults import KEPT, MACHINE, SCARCE, device_fault, machine_fault, out_of_memory, shortage
 from harness.files import scratch_folder
 from harness.machine import end_with_parent, keep_memory
 from harness.models import summarize
@@ -21,10 +21,11 @@ from harness.training.build import Built, build
 from harness.training.checkpoint import versions
 from harness.training.data_cache import DataCache
 from harness.training.device import (
+    begin_peak,
     choose_device,
     choose_threads,
     describe_device,
-    is_out_of_memory,
+    free_memory,
     make_deterministic,
 )
 from harness.training.fingerprints import keep_fingerprints
@@ -83,8 +84,7 @@ class Worker:
         except Exception as error:
             send(_failed(error, request))
         finally:
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.empty_cache()
+            free_memory()
 
     def load(self, path: Path) -> Spec:
         """Loads a spec, and keeps it for later runs."""
@@ -109,7 +109,10 @@ class Worker:
             values = spec.experiment.defaults() | request.values
             structure = structure_of(values, {name for name, _ in proof.structure})
             proof = proof if structure == proof.structure else self._proofs.get(structure)
-        built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo, proof=proof)
+        first = Proof(no_graph=request.no_graph) if proof is None else proof
+        if request.no_graph is not None:
+            first = replace(first, no_graph=request.no_graph)
+        built = build(spec, request.values, device=device, cache=self._cache, is_demo=request.is_demo, proof=first)
         if proof is None:
             proof = rehearse(built).proof
             self._proofs[proof.structure] = proof
@@ -130,6 +133,7 @@ class Worker:
             return
         self._set_threads(spec, request.values)
         device = choose_device(request.device)
+        begin_peak(device)
         built = self._build(spec, request, device)
         if request.fingerprints is not None:
             keep_fingerprints(request.paths, request.fingerprints)
@@ -208,17 +212,26 @@ def _send_with_files(folder: Path, send: Send, message: Any) -> None:
 
 
 def _failed(error: Exception, request: Request) -> Failed:
+    if (short := out_of_memory(error)) is not None:
+        return Failed(kind="memory", message=_first_line(short), trace=traceback.format_exc())
+    if (fault := device_fault(error)) is not None:
+        trace = error.trace if isinstance(error, UserCodeError) else traceback.format_exc()
+        return Failed(kind="device", message=f"the GPU reported an error: {_first_line(fault)}", trace=trace)
     # On the spec's first try, a file that its own code may not read is the user's to mend: the traceback says where.
     is_first = isinstance(error, UserCodeError) and not isinstance(request, Train)
-    fault = None if is_out_of_memory(error) else machine_fault(error, SCARCE if is_first else MACHINE)
-    if fault is not None:
-        return Failed(kind="machine", message=f"{fault}. {KEPT}")
+    lacking = machine_fault(error, SCARCE if is_first else MACHINE)
+    if lacking is not None:
+        return Failed(kind="machine", message=f"{lacking}. {KEPT}")
     if isinstance(error, UserCodeError):
         return Failed(kind="user", message=str(error), trace=error.trace, exit_code=error.exit_code)
+    if isinstance(error, NotCaptured):
+        return Failed(kind="graph", message=str(error))
     if isinstance(error, HarnessError):
         return Failed(kind="spec", message=str(error), exit_code=error.exit_code)
-    if is_out_of_memory(error):
-        return Failed(kind="memory", message=str(error).split("\n")[0], trace=traceback.format_exc())
     if (lacking := shortage()) is not None:
         return Failed(kind="machine", message=f"{lacking}. {KEPT}")
     return Failed(kind="bug", message=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

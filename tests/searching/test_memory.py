@@ -11,7 +11,7 @@ import torch
 from running import Finished, environment
 from small import edit
 
-from harness.training.device import is_out_of_memory
+from harness.faults import out_of_memory
 from harness.training.results import Proof
 from harness.workers import local
 from harness.workers.local import LocalWorkers
@@ -73,13 +73,16 @@ def test_a_trial_that_runs_out_of_memory_alone_has_failed(spec: Path, harness: C
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (ValueError("out of memory"), False),
     ],
 )
 def test_memory_can_be_short_outside_torchs_allocator(error: Exception, is_so: bool) -> None:
     """What CUDA raises where other processes hold a GPU's memory is no `OutOfMemoryError`."""
-    assert is_out_of_memory(error) == is_so
+    assert (out_of_memory(error) is not None) == is_so
 
 
 @pytest.mark.parametrize(
