@@ -9,6 +9,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,8 +44,21 @@ class Steps(Protocol):
         """The tensors in which metrics are summed."""
 
 
-def capture(steps: Steps, parts: Parts, device: torch.device) -> Callable[[], None] | None:
-    """What replays the step on the present batch. None where an optimizer has yet to make some of its state.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Captured:
+    """A graph of a step."""
+
+    replay: Callable[[], None]
+    gradients: list[tuple[nn.Parameter, Tensor | None]]  # into which a replay writes
+
+    def show_gradients(self) -> None:
+        """Gives the parameters the gradients of the last replay."""
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+
+
+def capture(steps: Steps, parts: Parts, device: torch.device) -> Captured | None:
+    """A graph of the step on the present batch. None where an optimizer has yet to make some of its state.
 
     All is left as it was. Raises `NotCaptured` where the step is no graph.
     """
@@ -62,6 +76,7 @@ def capture(steps: Steps, parts: Parts, device: torch.device) -> Callable[[], No
         return None
     try:
         replay = graph_of(steps.play, device, before)
+        captured = Captured(replay=replay, gradients=[(p, p.grad) for p in _parameters(parts)])
         before.restore()
         replayed = _play(steps, parts, before, replay)
     except Exception as error:
@@ -72,7 +87,7 @@ def capture(steps: Steps, parts: Parts, device: torch.device) -> Callable[[], No
     if not same_bits(eager, replayed):
         raise NotCaptured("a replayed step gives other bits than the step itself")
     before.restore()
-    return replay
+    return captured
 
 
 def graph_of(step: Callable[[], None], device: torch.device, before: "Snapshot") -> Callable[[], None]:

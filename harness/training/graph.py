@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.data import Arrays, Data
 from harness.data.resident import Epoch
-from harness.training.capturing import capture
+from harness.training.capturing import Captured, capture
 from harness.training.device import free_memory
 from harness.training.fused import FUSED, write_rates
 from harness.training.loop import set_training
@@ -45,8 +45,9 @@ class StepGraph:
         self._epoch: Epoch | None = None
         self._starts: list[int] = []  # of the epoch's full batches
         self._start = 0
-        self._replay: Callable[[], None] | None = None
-        self._captured: Reach | None = None  # what the step could reach when it was captured
+        self._captured: Captured | None = None
+        self._is_replayed = False  # the last step was a replay, which Python has not seen
+        self._reach: Reach | None = None  # of the step when it was captured
         self._built_in: list[object] = []
         self._turns = self._delays = 0  # within an epoch
         self._has_begun = False  # a step was taken, which makes what is made only once
@@ -60,7 +61,7 @@ class StepGraph:
         self._shuffle(seed, epoch)
         self._totals.reset()
         self._turns = self._delays = 0
-        if self._captured is not None and not Reach(self._parts, self._device).is_where(self._captured):
+        if self._reach is not None and not Reach(self._parts, self._device).is_where(self._reach):
             self._give_up()  # `begin_epoch`, a resume or a scheduler changed what the graph has built in
         spans = self._data.spans(self._batch_size, epoch=epoch, epoch_steps=self._epoch_steps)
         self._starts = [start for start, stop in spans if stop - start == self._batch_size]
@@ -70,25 +71,28 @@ class StepGraph:
                 self._place.fill_(start)
                 self._take(stop - start)
                 after_step()
+        self._show_gradients()
         return self._totals.read()
 
     def _take(self, count: int) -> None:
         """One step on the images of a span."""
         if count < self._batch_size or not self._has_begun or not self._is_captured():
+            self._show_gradients()
             self._step(self._place + self._range[:count])
             self._has_begun = True
             return
-        assert self._replay is not None
+        assert self._captured is not None
         for optimizer in self._parts.optimizers.values():
             write_rates(optimizer)
-        self._replay()
+        self._captured.replay()
+        self._is_replayed = True
         self._totals.count += self._batch_size
         self._totals.measured += self._batch_size * self._has_outputs
 
     def _is_captured(self) -> bool:
         """Whether there is a graph of the step as it is now; captures it where it can."""
-        if self.reason is None and (self._replay is None or self._built_in != self._options()):
-            self._turns += self._replay is not None
+        if self.reason is None and (self._captured is None or self._built_in != self._options()):
+            self._turns += self._captured is not None
             self._give_up()  # its memory goes before another graph takes as much
             if self._turns > MOST_TURNS:
                 self.reason = "a scheduler turns other options than the learning rate"
@@ -96,21 +100,27 @@ class StepGraph:
                 self.reason = "an optimizer makes more of its state in each step"
             else:
                 self._capture()
-        return self._replay is not None
+        return self._captured is not None
 
     def _capture(self) -> None:
         counts = self._totals.count, self._totals.measured
-        self._replay = capture(self, self._parts, self._device)
+        self._captured = capture(self, self._parts, self._device)
         self._totals.count, self._totals.measured = counts
-        self._delays += self._replay is None
-        if self._replay is not None:
-            self._captured, self._built_in = Reach(self._parts, self._device), self._options()
+        self._delays += self._captured is None
+        if self._captured is not None:
+            self._reach, self._built_in = Reach(self._parts, self._device), self._options()
 
     def _give_up(self) -> None:
         """Frees the graph and its memory."""
-        if self._replay is not None:
-            self._replay = self._captured = None
+        self._show_gradients()
+        if self._captured is not None:
+            self._captured = self._reach = None
             free_memory()
+
+    def _show_gradients(self) -> None:
+        if self._captured is not None and self._is_replayed:
+            self._captured.show_gradients()
+        self._is_replayed = False
 
     def play(self) -> None:
         """A step on the full batch at the present place."""

@@ -196,10 +196,7 @@ def _try_graph(built: Built, whole: tuple[Segment, Segment], reads: set[str]) ->
         if error.has_begun:
             raise
         return str(error)
-    differ = [
-        _difference(one, replace(other, losses=one.losses, gradients=one.gradients))
-        for one, other in zip(whole, replayed, strict=True)
-    ]
+    differ = [_difference(one, replace(other, losses=one.losses)) for one, other in zip(whole, replayed, strict=True)]
     what = next((name for name in differ if name is not None), None)
     return None if what is None else f"a graph gives other {what} than the steps themselves"
 

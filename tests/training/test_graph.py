@@ -19,14 +19,13 @@ from harness.data import shapes, tensors
 from harness.data.part import Data
 from harness.errors import NotCaptured
 from harness.experiment import Experiment
-from harness.models import vgg11
 from harness.training import graph
 from harness.training.device import make_deterministic, seed_all
 from harness.training.fused import fuse, keep_rates
 from harness.training.graph import StepGraph
 from harness.training.loop import train_epoch
 from harness.training.measures import accuracy
-from harness.training.state import capture, same_bits
+from harness.training.state import capture, capture_gradients, same_bits
 from harness.training.step import LossScaler
 
 CPU = torch.device("cpu")
@@ -44,7 +43,9 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 def network() -> nn.Module:
     """Batch norm, dropout, and weights in channels_last order."""
     torch.manual_seed(3)
-    model = nn.Sequential(*vgg11(classes=10, width=4).children())
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3), nn.Flatten(), nn.Linear(32, 10)
+    )
     return nn.Sequential(model, nn.Dropout(0.3)).to(memory_format=torch.channels_last)
 
 
@@ -52,7 +53,7 @@ def network() -> nn.Module:
 def data() -> Data:
     """Four full batches and a few more images."""
     make_deterministic(1)
-    return shapes(train=278, validation=20, test=20, augment=("crop", "flip", "cutout"))
+    return shapes(train=278, validation=20, test=20, size=16, augment=("crop", "flip", "cutout"))
 
 
 def step_graph(model: nn.Module, optimizer: optim.Optimizer, data: Data, device: torch.device) -> StepGraph:
@@ -362,9 +363,10 @@ class Freezing(Experiment):
         return value, outputs
 
 
+@pytest.mark.parametrize("steps", [None, 4], ids=["a smaller batch is last", "a replay is last"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_begins_late_or_turns_between_epochs_is_as_in_the_loop(
-    data: Data, monkeypatch: pytest.MonkeyPatch, name: str
+    data: Data, monkeypatch: pytest.MonkeyPatch, name: str, steps: int | None
 ) -> None:
     captures = pretend_graphs(monkeypatch)
     states = []
@@ -383,11 +385,11 @@ def test_what_begins_late_or_turns_between_epochs_is_as_in_the_loop(
             random.seed(epoch)
             experiment.begin_epoch(model, optimizer, epoch)
             if by_graph:
-                stepper.train_epoch(seed=0, epoch=epoch)
+                stepper.train_epoch(seed=0, epoch=epoch, steps=steps)
             else:
                 batches = data.train_batches(batch_size=64, seed=0, epoch=epoch, device=CPU)
-                train_epoch(parts, batches, device=CPU, precision="float32")
-        states.append((capture(parts), random.random(), torch.rand(()), np.random.rand()))
+                train_epoch(parts, itertools.islice(batches, steps), device=CPU, precision="float32")
+        states.append((capture(parts), capture_gradients(parts), random.random(), torch.rand(()), np.random.rand()))
     assert captures and stepper.reason is None
     assert same_bits(*states)
 
