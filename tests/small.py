@@ -38,6 +38,45 @@ class Small(Experiment):
         return optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)
 '''
 
+OWN_STEP = (
+    SPEC.partition("    def model")[0].replace(
+        "from torch import nn, optim\n",
+        "from torch import nn, optim\nfrom torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn\n",
+    )
+    + """    def model(self):
+        net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+        self.average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+        return net
+
+    def optimizer(self, parameters):
+        parameters = list(parameters)
+        return {
+            "matrices": optim.Muon([p for p in parameters if p.ndim == 2], lr=self.lr, momentum=self.momentum),
+            "rest": optim.AdamW([p for p in parameters if p.ndim != 2], lr=1e-3),
+        }
+
+    def scheduler(self, optimizer):
+        plateau = optim.lr_scheduler.ReduceLROnPlateau
+        return {n: plateau(one, factor=self.factor, patience=self.patience) for n, one in optimizer.items()}
+
+    def step(self, model, loss, optimizer, inputs, targets):
+        share = float(torch.distributions.Beta(0.4, 0.4).sample())
+        other = torch.randperm(len(inputs))
+        outputs = model(share * inputs + (1 - share) * inputs[other])
+        value = share * loss(outputs, targets) + (1 - share) * loss(outputs, targets[other])
+        for one in optimizer.values():
+            one.zero_grad(set_to_none=True)
+        value.backward()
+        for one in optimizer.values():
+            one.step()
+        self.average.update_parameters(model)
+        return value, outputs
+
+    def evaluation_model(self, model):
+        return self.average.module
+"""
+)  # mixup, two optimizers with a scheduler each, and an average of the weights
+
 
 def edit(spec: Path, old: str, new: str) -> None:
     text = spec.read_text()

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from comparing import assert_same_checkpoints, read_store, read_study
 from mlflow import MlflowClient
-from small import HOLD, HOLD_SECONDS, edit, slow
+from small import HOLD, HOLD_SECONDS, OWN_STEP, edit, slow
 
 from harness.tracking.journal import open_journal
 
@@ -42,6 +42,23 @@ def test_trials_share_epochs_and_equal_training_from_scratch(harness: Harness, s
         assert alone["metrics"]["reused_epochs"] == [(7, 0.0)]
         for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "objective", "best_epoch"):
             assert alone["metrics"][metric] == run["metrics"][metric]
+
+
+def test_trials_of_a_training_step_of_ones_own_share_epochs_and_equal_a_run_alone(
+    harness: Harness, spec: Path, tmp_path: Path
+) -> None:
+    spec.write_text(OWN_STEP)
+    space = ["--set", "lr=0.1", "--set", "momentum=0.9", "--set", "sampler=grid"]
+    done = harness("sweep", spec, *space, "--trials", 6, "--jobs", 2)
+    assert "rehearsed: repeats its bits, resumes exactly, shares its epochs" in done.out
+    assert totals(done.out)[2] > 0
+    runs = read_store(tmp_path / "mlruns")
+    name, run = max(runs.items(), key=lambda item: item[1]["metrics"]["reused_epochs"][0][1])
+    values = [argument for item in run["params"].items() for argument in ("--set", "=".join(item))]
+    harness("train", spec, *values, "--store", "alone")
+    alone = read_store(tmp_path / "alone")["train-0001"]
+    for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "lr_rest"):
+        assert alone["metrics"][metric] == run["metrics"][metric], name
 
 
 def test_two_jobs_give_the_results_of_one(harness: Harness, spec: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from comparing import assert_same_checkpoints, read_store
 from mlflow import MlflowClient
 from running import environment, wait_until
 from serving import Database, Server
-from small import SPEC, edit, slow
+from small import OWN_STEP, SPEC, edit, slow
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs Ray: pip install 'experiment-harness[ray]'")
 
@@ -192,6 +192,32 @@ def test_the_same_with_its_driver_killed_goes_on_by_the_same_command(
     assert not any(letters.glob("*.json"))
     assert_equal(server.uri, local)
     assert_all_told(servers["HARNESS_STUDY_STORAGE"])
+
+
+def test_a_training_step_of_ones_own_gives_the_same_on_a_cluster(
+    cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path
+) -> None:
+    spec.write_text(OWN_STEP)
+    sweep = [
+        "sweep",
+        spec,
+        "--set",
+        "lr=0.1",
+        "--set",
+        "momentum=0.9",
+        "--set",
+        "sampler=grid",
+        "--trials",
+        6,
+        "--store",
+    ]
+    harness(*sweep, "local", "--jobs", 2)
+    harness(*sweep, "ray", "--jobs", 2, "--ray", cluster.address)
+    ours, theirs = read_store(tmp_path / "ray"), read_store(tmp_path / "local")
+    for run in (*ours.values(), *theirs.values()):
+        del run["reused_from"], run["metrics"]["reused_epochs"]
+    assert len(ours) == 6 and ours == theirs
+    assert_same_checkpoints(tmp_path / "ray", tmp_path / "local")
 
 
 def test_verdicts_reach_the_workers_and_a_head_that_dies_ends_the_driver(
