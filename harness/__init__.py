@@ -62,15 +62,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Public names load on first use: importing `harness` imports neither torch nor MLflow."""
-    if name in _MODULES:
-        return import_module(f"harness.{name}")
-    if name not in __all__:
-        raise AttributeError(f"module 'harness' has no attribute '{name}'")
-    found = getattr(import_module(_HOMES.get(name, "harness.api")), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so what is misspelt
+
+    def __getattr__(name: str) -> Any:
+        """Public names load on first use: importing `harness` imports neither torch nor MLflow."""
+        if name in _MODULES:
+            return import_module(f"harness.{name}")
+        if name not in __all__:
+            raise AttributeError(f"module 'harness' has no attribute '{name}'")
+        found = getattr(import_module(_HOMES.get(name, "harness.api")), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

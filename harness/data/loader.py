@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import pickle
 import random
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +23,7 @@ from harness.data.normalise import channels_last, normalised
 from harness.data.order import shuffled
 from harness.data.resident import augmented
 from harness.data.sampling import order_of
+from harness.errors import FAILED, HarnessError
 
 FORK = "fork" if sys.platform == "linux" else None  # a spec's functions and classes cannot be pickled
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
@@ -120,7 +123,18 @@ def _load(
         worker_init_fn=partial(_begin_worker, int(torch.randint(2**31, (), generator=generator)), os.getpid()),
         multiprocessing_context=FORK if workers else None,
     )
-    for inputs, targets in batches:
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch's own words for the error below
+            loaded = iter(batches)  # starts the worker processes
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not workers or FORK == "fork":
+            raise
+        raise HarnessError(
+            f"the dataset or its collate_fn cannot be sent to {workers} loader processes: {error}. Define its classes "
+            "and functions at the top of a module, not inside a function or as a lambda; or use workers=0.",
+            exit_code=FAILED,
+        ) from None
+    for inputs, targets in loaded:
         yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned)
 
 

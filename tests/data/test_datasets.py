@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from harness.data import Data, datasets
+from harness.data import Data, datasets, loader
 from harness.errors import HarnessError
 
 
@@ -54,6 +54,17 @@ def test_random_transforms_repeat_with_seed_and_epoch(workers: int) -> None:
     for column in (1, 2, 3):
         assert set(first[:, column].tolist()).isdisjoint(other[:, column].tolist())
         assert first[:, column].unique().numel() == 20
+
+
+def test_what_cannot_be_sent_to_loader_processes_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.data import default_collate
+
+    data = datasets(train=Noisy(), validation=Noisy(), workers=2, collate_fn=lambda items: default_collate(items))
+    if loader.FORK is not None:  # there it need not be sent
+        assert epoch_of(data).shape == (20, 4)
+    monkeypatch.setattr(loader, "FORK", "spawn")
+    with pytest.raises(HarnessError, match=r"collate_fn cannot be sent to 2 loader processes: .*lambda.*workers=0"):
+        epoch_of(data)
 
 
 def test_loading_batches_leaves_the_global_generators_alone() -> None:
