@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.searching.promise import Promise
 from harness.searching.space import Space
+from harness.searching.stagnation import Stagnation
 
 STAGES = (
     1 / 30,
@@ -22,6 +23,7 @@ STAGES = (
     1,
 )  # trials wait after these shares of all epochs
 AT_RANDOM = 3  # random points before the first choice by expected improvement
+TINY = 1e-9  # a chance that counts as none
 SAME = 1e-9  # smaller differences of promise count as equal
 
 
@@ -43,6 +45,8 @@ class TreeSearch:
         self._promise = Promise(space.places, epochs)
         self.known = np.zeros(len(space), dtype=int)  # epochs of each point, trained by itself or by a sibling
         self.value = np.full(len(space), np.inf)  # the best one along those epochs
+        self._stagnation = Stagnation(self._stages)
+        self._ages = np.zeros(len(space), dtype=int)  # stages since the best of those epochs
         self.is_over = np.zeros(len(space), dtype=bool)  # finished, diverged, pruned or failed
         self._moves = 0
 
@@ -65,6 +69,7 @@ class TreeSearch:
         before = int(self.known[own])
         finite = np.where(np.isfinite(curve), curve, np.inf)
         seen = finite if self._at_last else np.minimum.accumulate(finite)
+        self._stagnation.note(finite, before)
         for epoch in self._stages:
             if before < epoch <= len(curve):
                 self._promise.add(own, epoch, float(seen[epoch - 1]))
@@ -74,7 +79,7 @@ class TreeSearch:
             point = self.space.find({**values, **{k: v for k, v in sibling.items() if k in values}})
             common = min(epochs, len(curve))
             if point is not None and common >= self.known[point]:
-                self.known[point] = common
+                self.known[point], self._ages[point] = common, self._stagnation.age(finite, common)
                 self.value[point] = seen[common - 1] if common else np.inf
                 self.is_over[point] |= is_over and common == len(curve)
 
@@ -90,12 +95,23 @@ class TreeSearch:
         if self._moves + len(busy) < AT_RANDOM or not len(self._promise):
             point = int(points[chance.randrange(len(points))])
         else:
-            promise = self._promise.improvements(sorted(busy.items()))[points]
+            promise = self._expected(busy)[points]
             best = points[promise >= promise.max() - SAME]
             point = int(best[chance.randrange(len(best))])
         known = int(self.known[point])
         until = self.epochs if to_end else next(stage for stage in self._stages if stage > known)
         return Move(point=point, until=until)
+
+    def _expected(self, busy: Mapping[int, int]) -> np.ndarray:
+        """The logarithm of what is to be expected of each point: its improvement, times its chance to improve, squared.
+
+        The chance counts twice, because improvements that come late are also small.
+        """
+        expected = self._promise.improvements(sorted(busy.items()))
+        if self._at_last:
+            return expected
+        chances = self._stagnation.chances(self._ages, self.known)
+        return np.asarray(expected + 2 * np.log(np.maximum(chances, TINY)))
 
     def nearest_open(self, values: Mapping[str, Any], *, busy: Collection[int]) -> dict[str, Any] | None:
         """The nearest point to these values that is neither known to its end nor `busy`; None if there is none."""

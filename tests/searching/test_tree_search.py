@@ -4,6 +4,7 @@ import numpy as np
 
 from harness.search import Choice, Hyperparameter, Integer, LogUniform, Uniform
 from harness.searching.space import DRAWN, Space
+from harness.searching.stagnation import Stagnation
 from harness.searching.tree import Move, TreeSearch
 
 EPOCHS = 20
@@ -46,7 +47,7 @@ def best_of(tree: TreeSearch) -> float:
 
 def test_the_best_configuration_is_trained_to_its_end_within_a_tenth_of_all_epochs() -> None:
     for seed in range(3):
-        tree, moves, trained = search(seed=seed, moves=40)
+        tree, moves, trained = search(seed=seed, moves=60)
         ends = [curve(tree.space.points[move.point])[-1] for move in moves if move.until == EPOCHS]
         assert min(ends) == best_of(tree)
         assert trained < len(tree.space) * EPOCHS / 10
@@ -97,3 +98,16 @@ def test_a_continuous_space_is_searched_over_points_drawn_from_the_seed() -> Non
     assert len(space) == DRAWN and not space.is_whole and space.points == again.points
     assert space.places.min() >= 0 and space.places.max() <= 1
     assert Space(searched, seed=4).points != space.points
+
+
+def test_a_curve_that_has_not_improved_for_long_has_a_smaller_chance_to_improve() -> None:
+    stagnation = Stagnation([1, 2, 4, 8, 16])
+    falling, flat = np.linspace(1, 0, 16), np.array([0.5] * 16)
+    for _ in range(5):
+        stagnation.note(falling, 0)
+        stagnation.note(flat, 0)
+    assert stagnation.age(falling, 8) == 0 and stagnation.age(flat, 8) == 3
+    ages, known = np.array([0, 3, 0, 3, 0]), np.array([8, 8, 0, 15, 16])
+    chances = stagnation.chances(ages, known)
+    improved, stayed = (20 + 1) / (25 + 2), (0 + 1) / (5 + 2)  # curves of age 0, and of age 3
+    assert np.allclose(chances, [improved, stayed, 1, stayed, 0]), "one stage is left, none for the last"
