@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-LARGE_BYTES = 2**20  # from here on, what training does not change is not stored
+LARGE_BYTES = 2**20  # bytes: a larger attribute that training does not change is not stored
 PLAIN = (bool, int, float, str, bytes, type(None))
 STATE, BUFFERS, ARRAY, GENERATOR, QUEUE = "__state_dict__", "__buffers__", "__array__", "__generator__", "__deque__"
 Versions = dict[str, tuple[tuple[int, int], ...]]
@@ -45,19 +45,19 @@ def capture_attributes(
 
 
 def restore_attributes(target: Any, stored: Mapping[str, Any], device: torch.device) -> None:
-    """Puts captured attributes on `target`, into the objects that it has where it has them."""
+    """Puts captured attributes on `target`; objects that are there already take the values over."""
     own = vars(target)
     for name, value in stored.items():
         setattr(target, name, _restored(own.get(name), value, device))
 
 
 def note_versions(attributes: Mapping[str, Any]) -> Versions:
-    """What tells, later and without reading them, whether the tensors in the attributes were changed in place."""
+    """The versions of the tensors in the attributes: they show later whether a tensor was changed in place."""
     return {name: _versions(list(tensors_in(value))) for name, value in attributes.items()}
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in an attribute: itself, those of a module, and those in containers of such."""
+    """The tensors in an attribute: a tensor itself, those of a module, and those in containers."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, nn.Module):
@@ -129,7 +129,7 @@ def _plain_kind(value: Any) -> Any:
 
 
 def _restored(live: Any, stored: Any, device: torch.device) -> Any:
-    """The stored value, in the object that is there already where it can take it."""
+    """The stored value; an object that is there already takes it over if it can."""
     if isinstance(stored, Tensor):
         if isinstance(live, Tensor) and live.shape == stored.shape and live.dtype == stored.dtype:
             with torch.no_grad():

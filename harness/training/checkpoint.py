@@ -20,7 +20,7 @@ from harness.spec import Spec
 from harness.training.device import seed_all
 from harness.training.parts import by_name, like
 
-MORE = ("buffers", "loss", "frozen", "gradients", "scaler")  # of a state, where a run has it
+MORE = ("buffers", "loss", "frozen", "gradients", "scaler")  # parts of a state that only some runs have
 _PLAIN: tuple[type[Any], ...] = (int, float, str, bytes)
 
 
@@ -40,7 +40,7 @@ def build_checkpoint(
     """The dict of a checkpoint after `epoch` (the first is 0); everything in it is plain data or a tensor.
 
     `state` is as `capture` gives it; `optimizer` is what the spec's `optimizer()` returned, and `groups` are the
-    options of its parameter groups. What a run has none of (`attributes`, `loss`, ...) is left out.
+    options of its parameter groups. Keys that a run does not need (`attributes`, `loss`, ...) are left out.
     """
     optimizers = {
         name: {"state": plain(held["state"]), "param_groups": plain(groups[name])}
@@ -65,7 +65,7 @@ def build_checkpoint(
 
 
 def generators(seed: int, epoch: int) -> dict[str, Any]:
-    """The states that the global random generators have when `epoch` starts."""
+    """The states of the global random generators at the start of `epoch`."""
     before = torch.get_rng_state(), random.getstate()
     seed_all(seed, "epoch", epoch)
     states = {"seed": seed, "epoch": epoch, "torch": torch.get_rng_state(), "python": random.getstate()}
@@ -90,7 +90,7 @@ def plain(value: Any) -> Any:
         return value
     for kind in _PLAIN:
         if isinstance(value, kind):
-            return kind(value)  # a NumPy float is a float too, of a kind that does not load
+            return kind(value)  # NumPy's float64 is a subclass of float that does not load
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
@@ -109,7 +109,7 @@ def pack(checkpoint: Mapping[str, Any]) -> tuple[bytes, str]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours, onto the CPU; raises `HarnessError` where it is missing or damaged."""
+    """Reads a checkpoint of this package, to the CPU; raises `HarnessError` if it is missing or damaged."""
     loaded = read_torch_file(path)
     if not isinstance(loaded, dict) or not {"state_dict", "optimizer", "epoch", "node"} <= loaded.keys():
         raise HarnessError(f"{path} is not a checkpoint of this package.", exit_code=FAILED)
@@ -117,7 +117,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a file of `torch.save` holds, onto the CPU; raises `HarnessError` where it is missing or damaged."""
+    """The content of a file of `torch.save`, on the CPU; raises `HarnessError` if it is missing or damaged."""
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()  # torch itself does not compare the checksums
@@ -131,7 +131,7 @@ def read_torch_file(path: Path) -> Any:
         raise HarnessError(f"{path} is damaged: the checksum of {damaged} is wrong.", exit_code=FAILED)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged pickle raises may be of any kind
+    except Exception as error:  # a damaged pickle may raise any exception
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise HarnessError(
                 f"{path} holds Python objects, which loading would run. Save its state_dict() instead.",

@@ -1,4 +1,4 @@
-"""The data of the last experiment that was built in this process, for the next one that would build the same."""
+"""Keeps the data of the last experiment in this process: the next run uses it if it needs the same."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,9 @@ class DataCache:
     data: Data | None = None
 
     def get(self, spec: Spec, experiment: Experiment, device: torch.device, *, is_demo: bool) -> Data:
-        """`experiment.data()` on the device; what it reads and sets is as if it had been called."""
+        """`experiment.data()` on the device. What it reads and sets on `self` is as if it was called."""
         if self.data is None or self.key != self._key(spec, experiment, device, is_demo):
-            seed_all(0, "data")  # the same for each seed, and whatever was trained before in this process
+            seed_all(0, "data")  # data() does not depend on the run's seed, nor on earlier runs in this process
             with experiment.recording() as reads, calling(spec, "data()"):
                 data = experiment.data()
             if not isinstance(data, Data):

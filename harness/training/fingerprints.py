@@ -1,8 +1,8 @@
-"""Fingerprints: what the first steps of a recipe gave when its first epoch was trained, kept beside the tree of epochs.
+"""Fingerprints: digests of the first steps of a recipe, kept beside the tree of epochs.
 
-Before a command relies on epochs of earlier ones, it takes those few steps again. Where they give something else,
-something changed that no digest saw (a driver, a library, a file that is read in `forward`): the family of recipes gets
-a new generation, and the old epochs are not used.
+Before a command relies on epochs of earlier ones, it takes those few steps again. If the digest differs, something
+changed that no other digest sees (a driver, a library, a file that is read in `forward`). Then the family of recipes
+gets a new generation, and the old epochs are not used.
 """
 
 import json
@@ -20,7 +20,7 @@ FOLDER = "fingerprints"
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Which generation of a family this is; `kept` is what to write where that is new, and `note` what to say."""
+    """The generation of a family. `kept` is what to write if the generation is new, `note` what to tell the user."""
 
     generation: int
     kept: Fingerprints | None = None
@@ -56,7 +56,7 @@ def check_fingerprint(
 
 
 def read_fingerprints(paths: Path | str, family: str) -> Fingerprints | None:
-    """The fingerprints of a family, or None where none were kept, or they cannot be read."""
+    """The fingerprints of a family; None if there are none, or if they cannot be read."""
     name = f"{FOLDER}/{family}.json"
     try:
         content = (paths / name).read_bytes() if isinstance(paths, Path) else open_objects(paths).read(name)
@@ -69,7 +69,7 @@ def read_fingerprints(paths: Path | str, family: str) -> Fingerprints | None:
 
 
 def keep_fingerprints(paths: Path | str, fingerprints: Fingerprints) -> None:
-    """Writes the fingerprints of a family, unless another process has kept as many meanwhile."""
+    """Writes the fingerprints of a family, unless another process has written as many in the meantime."""
     known = read_fingerprints(paths, fingerprints.family)
     if known is not None and len(known.prints) >= len(fingerprints.prints):
         return

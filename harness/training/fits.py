@@ -33,7 +33,7 @@ def check_weights(model: nn.Module, weights: Any) -> None:
         if not isinstance(wanted, Tensor):  # a module's extra state
             continue
         if not isinstance(found, Tensor) or found.shape != wanted.shape:
-            raise _unfit(f"{name} is {_describe(found)}, and the model's is {_describe(wanted)}")
+            raise _unfit(f"{name} is {_describe(found)}, but the model's is {_describe(wanted)}")
 
 
 def check_optimizer(optimizer: Optimizer, saved: Any) -> None:
@@ -44,7 +44,7 @@ def check_optimizer(optimizer: Optimizer, saved: Any) -> None:
         raise _unfit("the optimizer has no state by parameter")
     for number, held in state.items() if isinstance(optimizer, ELEMENTWISE) else ():
         if not isinstance(number, int) or not 0 <= number < len(parameters):
-            raise _unfit(f"the optimizer's state names parameter {number!r}, and there are {len(parameters)}")
+            raise _unfit(f"the optimizer's state names parameter {number!r}, but there are {len(parameters)}")
         if not isinstance(held, Mapping):
             raise _unfit(f"the optimizer's state of parameter {number} is a {type(held).__name__}, not a dict")
         for name, value in held.items():
@@ -60,7 +60,7 @@ def _check_value(what: str, name: str, value: Any, parameter: Tensor) -> None:
         isinstance(value, Tensor) and value.shape == parameter.shape and _kind(value) == _kind(parameter)
     ):
         return
-    raise _unfit(f"{what} is {_describe(value)}, and the parameter is {_describe(parameter)}")
+    raise _unfit(f"{what} is {_describe(value)}, but the parameter is {_describe(parameter)}")
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, torch.layout]:

@@ -1,4 +1,4 @@
-"""Checkpoints of other people's loops: what of them a run can begin with."""
+"""Reads checkpoints of other people's loops, so that a run can start from them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,28 +18,30 @@ SCHEDULERS = (
 )
 EPOCHS = ("epoch", "epoca", "época", "epochs", "current_epoch")
 NEXT_EPOCHS = ("start_epoch", "next_epoch")
-OF_THE_IMAGENET_EXAMPLE = ("best_acc1", "best_prec1")  # who keeps these saves the epoch that comes next
-Progress = tuple[int | None, str]  # how many epochs are done, None where the file does not say; and why
+OF_THE_IMAGENET_EXAMPLE = ("best_acc1", "best_prec1")  # files with these keys hold the number of the next epoch
+Progress = tuple[
+    int | None, str
+]  # the number of epochs that are done, None if it is not in the file; and how that is known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """What was found in a checkpoint. `epochs` are done; None where the file does not say."""
+    """The content of a checkpoint. `epochs` are done; None if that is not in the file."""
 
     weights: Found
     optimizer: Mapping[str, Any] | None
     scheduler: Mapping[str, Any] | None
     epochs: int | None
-    why: str  # so many
-    node: str | None  # the epoch's name in the path tree, where the checkpoint is ours
+    why: str  # how that number is known
+    node: str | None  # the epoch's name in the tree, if the checkpoint is one of this package
     whole: Mapping[str, Any]
 
 
 def load_foreign_checkpoint(path: Path, *, epochs: int | None = None, without: Iterable[str] = ()) -> Foreign:
-    """Weights, and optimizer, scheduler and epoch where there are any, of any common checkpoint.
+    """Reads weights, and optimizer, scheduler and epoch if there are any, from any common checkpoint.
 
-    `epochs` says how many are done, in place of what the file says; `without` may hold "optimizer" and "scheduler".
-    Raises `HarnessError` where the file is no checkpoint, or holds what cannot be understood.
+    `epochs` is the number of epochs that are done, and replaces that of the file. `without` may have "optimizer" and
+    "scheduler". Raises `HarnessError` if the file is no checkpoint, or if its content is not understood.
     """
     loaded = read_weight_file(path)
     weights = find_weights(loaded, path)
@@ -80,15 +82,16 @@ def _check_groups(optimizer: Mapping[str, Any], path: Path) -> None:
         if isinstance(optimizer.get("state", {}), Mapping):
             return
     raise HarnessError(
-        f"{path}: what it holds as the optimizer is no optimizer's state_dict(). To begin with the weights alone: "
+        f"{path}: its optimizer entry is not the state_dict() of an optimizer. To take only the weights: "
         "--except optimizer"
     )
 
 
 def _count_epochs(loaded: Mapping[str, Any], scheduler: Mapping[str, Any] | None, path: Path) -> Progress:
-    """How many epochs a checkpoint has behind it. Loops count from 0 or from 1, and save the last or the next one.
+    """The number of epochs that a checkpoint has done. Loops count from 0 or from 1, and save the last or the next one.
 
-    A scheduler that steps every epoch knows it; so do the habits of well-known loops. Else the epoch counts from 0.
+    A scheduler that steps every epoch has the number; well-known loops have known habits. Otherwise the epoch is
+    taken as the last one, counted from 0.
     """
     exact = _of_lightning(loaded)
     if exact is not None:
@@ -110,7 +113,7 @@ def _count_epochs(loaded: Mapping[str, Any], scheduler: Mapping[str, Any] | None
 
 
 def _of_lightning(loaded: Mapping[str, Any]) -> int | None:
-    """The epochs that Lightning's own counters call completed."""
+    """The number of completed epochs by Lightning's own counters."""
     value: Any = loaded
     for key in ("loops", "fit_loop", "epoch_progress", "current"):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -129,7 +132,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(value: Any, key: str, path: Path) -> int:
-    """An epoch as people save it: a number, a tensor of one number, or its text."""
+    """Reads an epoch that was saved as a number, as a tensor of one number, or as text."""
     number = value.item() if isinstance(value, Tensor) else value
     try:
         found = int(number)

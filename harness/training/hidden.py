@@ -1,4 +1,4 @@
-"""What training changes and no checkpoint holds: found only to name it, where a rehearsal shows that it matters."""
+"""Finds values that training changes and no checkpoint has, to name them if a rehearsal shows that they matter."""
 
 import types
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ OF_OPTIMIZERS = frozenset(("state", "param_groups", "defaults", "step"))
 
 
 def note_hidden(built: "Built") -> Hidden:
-    """Copies of values that could change unseen."""
+    """Copies of values that could change without being in a checkpoint."""
     own = _own_tensors(built)
     return {key: copy_to_cpu(value) for key, _, value in _candidates(built) if _is_comparable(value, own)}
 
 
 def find_hidden(built: "Built", before: Hidden) -> tuple[list[str], list[str]]:
-    """What changed since it was noted, or is new, in words: counters, and others."""
+    """The values that changed since they were noted, or are new, in words: counters, and others."""
     counters: list[str] = []
     others: list[str] = []
     own = _own_tensors(built)
@@ -36,7 +36,7 @@ def find_hidden(built: "Built", before: Hidden) -> tuple[list[str], list[str]]:
 
 
 def _candidates(built: "Built") -> Iterator[tuple[str, str, Any]]:
-    """Values that no `state_dict()` holds: a key, what it is in words, and the value."""
+    """Values that no `state_dict()` has: a key, a description, and the value."""
     parts = built.parts
     for what, module in parts.modules():
         for path, inner in module.named_modules():

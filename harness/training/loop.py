@@ -22,9 +22,9 @@ def train_epoch(
     precision: str,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Trains one epoch; the mean loss and measures over the images as they were seen.
+    """Trains one epoch; returns the mean loss and measures over the images as the model saw them.
 
-    `after_step` is called after each step, such as to step a scheduler.
+    `after_step` is called after each step, for example to step a scheduler.
     """
     step, model, loss, optimizer = parts.experiment.step, parts.model, parts.loss, parts.optimizer
     totals = Totals(parts.measures, device)

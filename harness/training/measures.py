@@ -24,13 +24,13 @@ def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def label_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The share of labels that are right, where an output above 0 says that a label is there. (N, ...) -> (N,)"""
+    """The share of right labels of each image; an output above 0 means that the label is there. (N, ...) -> (N,)"""
     right = ((outputs > 0) == (targets > 0.5)).float()
     return right.flatten(1).mean(1) if right.dim() > 1 else right
 
 
 def label_accuracy_of_probabilities(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The same where outputs are probabilities: above a half. (N, ...) -> (N,)"""
+    """The same for outputs that are probabilities: above 0.5 means that the label is there. (N, ...) -> (N,)"""
     return label_accuracy(outputs - 0.5, targets)
 
 
@@ -50,12 +50,12 @@ class Totals:
         self._loss = torch.zeros((), dtype=torch.float32, device=device)
         self._sums = {name: torch.zeros((), device=device) for name, m in measures.items() if not is_object(m)}
         self._measures = measures
-        self.count = self.measured = 0  # images whose loss, and whose outputs were added
+        self.count = self.measured = 0  # images in the sum of the loss, and in the sums of the measures
         self.reset()
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Begins a new sum, in the same memory."""
+        """Starts new sums, in the same memory."""
         self.count = self.measured = 0
         for total in self.tensors():
             total.zero_()
@@ -83,7 +83,7 @@ class Totals:
                 self._sums[name] += value.sum() if value.dim() else value * count
 
     def read(self) -> dict[str, float]:
-        """The means; only the loss where no outputs were added. Waits for the device: once an epoch and part."""
+        """The means; only that of the loss if no outputs were added. Waits for the device: once an epoch and part."""
         loss, *sums = torch.stack(self.tensors()).double().tolist()
         means = {"loss": loss / max(self.count, 1)}
         if not self.measured and self.count:

@@ -23,8 +23,8 @@ class Parts:
     scheduler: Any = None
     measures: dict[str, Any] = field(default_factory=dict)
     scaler: LossScaler | None = None  # with float16
-    keeps_gradients: bool = False  # an epoch may end with gradients that the next one goes on with
-    versions: Versions = field(default_factory=dict)  # of the attributes, as they were built
+    keeps_gradients: bool = False  # an epoch may end with gradients that the next epoch uses
+    versions: Versions = field(default_factory=dict)  # versions of the attributes' tensors when they were built
 
     def __post_init__(self) -> None:
         self.versions = note_versions(self.experiment.attributes())
@@ -50,7 +50,7 @@ class Parts:
         return self.experiment.evaluation_model(self.model)
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """The model, the loss where it is a module, and every module that the spec put on `self`."""
+        """The model, the loss if it is a module, and every module that the spec put on `self`."""
         yield "the model", self.model
         if isinstance(self.loss, nn.Module):
             yield "the loss", self.loss
@@ -61,8 +61,8 @@ class Parts:
     def learning_rates(self) -> dict[str, float]:
         """The learning rate of each group, as it is logged: `lr` is the first one's.
 
-        Others are `lr_<name>` where optimizers are in a dict, and `lr_1`, `lr_2`, ... where they are in a list or
-        are groups of one optimizer (whose `name`, if a group has one, is taken).
+        The others are `lr_<name>` for optimizers in a dict, and `lr_1`, `lr_2`, ... for optimizers in a list and for
+        further groups of one optimizer. A group that has a `name` gets `lr_<name>`.
         """
         rates: dict[str, float] = {}
         optimizers = self.optimizers
@@ -79,7 +79,7 @@ class Parts:
 
 
 def named(returned: Any) -> dict[str, Any]:
-    """What a method returned, by name: one object as "", a list as "0", "1", ..., a dict as it is.
+    """The objects that a method returned, by name: one object as "", a list as "0", "1", ..., a dict as it is.
 
     >>> named(None), named(["a", "b"]), named({"body": "c"})
     ({'': None}, {'0': 'a', '1': 'b'}, {'body': 'c'})
@@ -92,7 +92,7 @@ def named(returned: Any) -> dict[str, Any]:
 
 
 def like(returned: Any, values: Mapping[str, Any]) -> Any:
-    """Values by name, in the shape of what a method returned: one, a list or a dict."""
+    """Values by name, in the form that a method returned: one, a list or a dict."""
     if isinstance(returned, Mapping):
         return dict(values)
     if isinstance(returned, list | tuple):
@@ -101,5 +101,5 @@ def like(returned: Any, values: Mapping[str, Any]) -> Any:
 
 
 def by_name(returned: Any, values: Any) -> dict[str, Any]:
-    """The opposite of `like`: values in the shape of what a method returned, by name."""
+    """The opposite of `like`: values in the form that a method returned, by name."""
     return named(values) if isinstance(returned, Mapping | list | tuple) else {"": values}

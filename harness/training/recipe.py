@@ -1,4 +1,4 @@
-"""The recipe: everything that fixes an epoch but the learning rate. Two runs of one recipe share their epochs."""
+"""The recipe: everything that determines an epoch, except the learning rate. Runs of one recipe share epochs."""
 
 import ast
 import hashlib
@@ -22,7 +22,7 @@ from harness.training.device import choose_threads, describe_device
 if TYPE_CHECKING:
     from harness.training.build import Built
 
-INITIAL = "initial weights"  # a part of every recipe that follows from the others, unless a file was replaced
+INITIAL = "initial weights"  # a part that follows from the other parts, unless a file was replaced
 OF_VALUES = ("batch_size", "seed", "epoch_steps", INITIAL)  # parts of `rest` that hyperparameters may choose
 PACKAGE = Path(__file__).parent.parent
 
@@ -33,8 +33,8 @@ class Recipe:
 
     `code` holds a digest for each function of the spec and each local module that it imports, `values` the
     hyperparameters and settings that were read while building everything but the scheduler, and `rest`
-    the data, seed, device, precision and versions. `private` is None for a path that others may share, and
-    otherwise says why this run keeps its epochs to itself, with what makes it different from others.
+    the data, seed, device, precision and versions. `private` is None for a path that others may share. Otherwise it
+    says why this run does not share its epochs, and contains what makes it different from all others.
     """
 
     code: dict[str, str]
@@ -48,12 +48,12 @@ class Recipe:
 
     @property
     def base_digest(self) -> str:
-        """Without the hyperparameters: what a whole sweep has in common."""
+        """The recipe without the hyperparameters: it is the same for a whole sweep."""
         return digest_of({"code": self.code, "rest": {n: v for n, v in self.rest.items() if n != INITIAL}})
 
     @property
     def family_digest(self) -> str:
-        """Without all that a search may choose: the recipes that one fingerprint speaks for."""
+        """The recipe without all that a search may choose: one fingerprint is enough for all such recipes."""
         rest = {name: value for name, value in self.rest.items() if name not in OF_VALUES}
         return digest_of({"code": self.code, "rest": rest})
 
@@ -82,8 +82,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 def recipe_of(built: "Built", *, run_id: str, start: str | None = None, generation: int = 0) -> Recipe:
     """The recipe of a built experiment.
 
-    `start` is the digest of a checkpoint that it begins with; `generation` counts how often its first steps gave
-    something else than before, though all that is known of the recipe was the same.
+    `start` is the digest of a checkpoint that it starts from. `generation` counts how often its first steps gave
+    another result than before, although all known parts of the recipe were the same.
     """
     experiment, data = built.experiment, built.data
     rest = {

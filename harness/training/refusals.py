@@ -1,4 +1,4 @@
-"""What a step must look like: errors of a first step become sentences that say what to write instead."""
+"""Checks a first training step, and turns its errors into sentences that say what to write instead."""
 
 import inspect
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ RECIPES = "docs/recipes.md"
 
 
 def check_outputs(built: "Built", returned: Any, targets: Tensor) -> None:
-    """Raises `HarnessError` where what a step returned is not the loss and outputs that go with the targets."""
+    """Raises `HarnessError` if a step did not return the loss, and outputs that fit the targets."""
     path = built.spec.path
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise HarnessError(
@@ -33,7 +33,7 @@ def check_outputs(built: "Built", returned: Any, targets: Tensor) -> None:
 
 
 def check_loss(built: "Built", value: Any) -> None:
-    """Raises `HarnessError` where a loss is not one number."""
+    """Raises `HarnessError` if a loss is not one number."""
     if not isinstance(value, Tensor) or value.dim() != 0:
         raise HarnessError(
             f"{built.spec.path}: the loss must be one number, a mean over the batch. It is {_kind(value)}."
@@ -41,7 +41,7 @@ def check_loss(built: "Built", value: Any) -> None:
 
 
 def check_shape(built: "Built", outputs: Tensor, targets: Tensor) -> None:
-    """Raises `HarnessError` where the outputs do not go with the classes or targets of the data."""
+    """Raises `HarnessError` if the outputs do not fit the classes or targets of the data."""
     path, data = built.spec.path, built.data
     if data.is_classification:
         if outputs.dim() != 2 or outputs.shape[1] != data.num_classes:
@@ -58,14 +58,14 @@ def check_shape(built: "Built", outputs: Tensor, targets: Tensor) -> None:
 
 
 def explain_step(built: "Built", error: Exception) -> None:
-    """Raises `HarnessError` where an error of a default step has a known cause; returns where it has none."""
+    """Raises `HarnessError` if an error of the default step has a known cause; returns if it has not."""
     if type(built.experiment).step is not Experiment.step:
         return
     path = built.spec.path
     for optimizer in built.parts.optimizers.values():
         if _wants_closure(optimizer, error):
             raise HarnessError(
-                f"{path}: {type(optimizer).__name__}.step() wants a closure, so write step() yourself: "
+                f"{path}: {type(optimizer).__name__}.step() needs a closure, so write step() yourself: "
                 "`def step(self, model, loss, optimizer, inputs, targets):` with the closure, or with the two passes "
                 f"that it stands for; {RECIPES} has them (SAM, LBFGS)."
             ) from error
@@ -80,7 +80,7 @@ def explain_step(built: "Built", error: Exception) -> None:
     try:
         with torch.no_grad():
             outputs = built.model.train()(inputs)
-    except Exception:  # of the model itself: the error is the user's, and shown with its traceback
+    except Exception:  # an error of the model itself is the user's, and is shown with its traceback
         return
     if not isinstance(outputs, Tensor):
         raise HarnessError(

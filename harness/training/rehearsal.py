@@ -1,14 +1,14 @@
-"""The rehearsal: a few real steps, before anything is stored, prove what a run of this recipe can be relied on for.
+"""The rehearsal: before anything is stored, a few real steps prove whether a run repeats, resumes and shares.
 
     from scratch           5 steps, validation, 2 steps, validation
     again, a checkpoint    5 steps (other trials are built in between), validation, a checkpoint
     put into fresh parts   2 steps, validation
     from scratch, on a GPU 5 steps and 2 steps by CUDA graph, where a step is one
 
-All losses, gradients, metrics and states must be the same bits. Five and then two finds what counts to 2, 3 or 4.
-Where training changes something that no checkpoint holds, a counter decides at once, and anything else is given more
-steps to show itself. Where something differs, it is named, and the run shares nothing, or begins anew where it is
-interrupted.
+All losses, gradients, metrics and states must have the same bits. Five and then two steps find counters with a period
+of 2, 3 or 4. If training changes a value that no checkpoint has, then a counter is a difference at once, and any other
+value is given more steps to have an effect. A difference is named. Then the run shares no epochs, or starts again
+after an interruption.
 """
 
 import hashlib
@@ -46,12 +46,12 @@ from harness.training.state import (
 from harness.training.user_code import calling
 
 FIRST, THEN = 5, 2  # steps
-MORE = 13  # steps, in place of the two, where something hidden changed
+MORE = 13  # steps instead of the two, if a hidden value changed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed:
-    """What a rehearsal found, and measured on the way. Times in seconds, sizes in bytes."""
+    """The result of a rehearsal, and its measurements: times in seconds, sizes in bytes."""
 
     proof: Proof
     step_seconds: float
@@ -60,7 +60,7 @@ class Rehearsed:
 
 @dataclass(kw_only=True, eq=False)
 class Segment:
-    """Some steps as an epoch has them: their losses, what was measured, and what they left."""
+    """Some steps of an epoch: their losses, the measures, and the state after them."""
 
     losses: list[Tensor]
     metrics: dict[str, float]
@@ -72,9 +72,9 @@ class Segment:
 
 
 def rehearse(built: Built) -> Rehearsed:
-    """Rehearses what is built, and leaves it built afresh, with the proof.
+    """Rehearses the built parts. Afterwards they are built again, and have the proof.
 
-    Raises `HarnessError` where a step, the validation or a checkpoint does not work, saying what to write instead.
+    If a step, the validation or a checkpoint does not work, raises `HarnessError` that says what to write instead.
     """
     built.proof = Proof(no_graph=built.proof.no_graph)
     first = built.parts
@@ -108,7 +108,7 @@ def rehearse(built: Built) -> Rehearsed:
 
 
 def take_fingerprint(built: Built) -> str:
-    """The fingerprint of a recipe: its first steps from scratch. Leaves it built afresh."""
+    """The fingerprint of a recipe: its first steps from scratch. Afterwards the parts are built again."""
     built.renew()
     segment = _play(built, 0, FIRST, set())
     built.renew()
@@ -136,7 +136,7 @@ def fingerprint_of(segment: Segment) -> str:
 
 
 def _play_whole(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
-    """From scratch to the end. What the user wrote is tried here for the first time: errors are explained."""
+    """From scratch to the end. The user's code runs here for the first time: its errors are explained."""
     try:
         first = _play(built, 0, FIRST, reads, is_checked=True)
     except HarnessError:
@@ -150,7 +150,7 @@ def _play_whole(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
 
 
 def _play_again(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -> tuple[Proof, int]:
-    """Again from scratch, with siblings, to a checkpoint, and on from there in fresh parts: the proof."""
+    """Again from scratch, with siblings, to a checkpoint, and from there in fresh parts: the proof."""
     proof = built.proof
     built.renew()
     before = note_hidden(built)
@@ -217,7 +217,7 @@ def _play_longer(built: Built, reads: set[str]) -> tuple[Segment, Segment]:
 
 
 def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: Knobs, reads: set[str]) -> str | None:
-    """What differs where the second part is played from a checkpoint in fresh parts; None where nothing does."""
+    """What differs if the second part starts from a checkpoint in fresh parts; None if nothing does."""
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not built.proof.keeps_gradients:
         state.pop("gradients", None)
@@ -235,7 +235,7 @@ def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: 
 
 
 def _packed(built: Built, segment: Segment) -> tuple[bytes, int]:
-    """The checkpoint after a segment as the bytes of its file, and how many a run's checkpoint will have."""
+    """The checkpoint after a segment as the bytes of its file, and the size of a run's checkpoint."""
     parts = built.parts
     checkpoint = build_checkpoint(
         segment.state, optimizer=parts.optimizer,
@@ -329,7 +329,7 @@ def _train(
 
 
 def _batches(built: Built, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch, and the same again where there are few."""
+    """The batches of an epoch, repeated if there are few."""
     experiment = built.experiment
     while True:
         yield from built.data.train_batches(
@@ -346,7 +346,7 @@ def _turn(built: Built, segment: Segment) -> None:
 
 
 def _difference(one: Segment, other: Segment) -> str | None:
-    """What differs between two segments that should be the same; None where nothing does."""
+    """What differs between two segments that should be equal; None if nothing does."""
     if not same_bits(one.losses, other.losses):
         return "losses"
     if not same_bits(one.gradients, other.gradients):

@@ -26,7 +26,7 @@ from harness.training.tree import SUFFIXES, Node, Tree, read_node, read_state, s
 LOOK_SECONDS = 1.0  # between two checks whether another machine has trained an epoch
 BEAT_SECONDS = 10.0  # between two writes of a lease by its holder
 DEAD_SECONDS = 45.0  # a lease that has not changed for so long is free
-OVERSHOOT = 10  # the states at the address are counted after each tenth of the budget that this run adds
+OVERSHOOT = 10  # the states at the address are counted again after this share of the budget was added
 T = TypeVar("T")
 
 
@@ -62,7 +62,9 @@ class RemoteTree(Tree):
         self._leases: dict[str, str] = {}  # names of objects, by node
         self._generations: dict[str, int] = {}
         self._ended: dict[str, int] = {}  # last generations of leases that are about to be removed
-        self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: their content, and since when it is so
+        self._watched: dict[
+            str, tuple[bytes, float]
+        ] = {}  # leases of others: their content, and since when they have it
         self._looked: dict[str, float] = {}  # when the address was last asked for an epoch
         self._denied: dict[str, float] = {}
         self._beating = threading.Lock()

@@ -1,4 +1,4 @@
-"""What a run and its rehearsal tell. Without torch, so that the process that only listens need not load it."""
+"""The results of a run's epochs and of its rehearsal. Without torch, so that the driver need not load it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one epoch gave. `epoch` counts from 0; times are in seconds."""
+    """The result of one epoch. `epoch` counts from 0; times are in seconds."""
 
     epoch: int
     metrics: dict[str, float]
@@ -29,28 +29,28 @@ class EpochResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What the rehearsal proved of a recipe; see `training/rehearsal.py`. Without one, nothing is held against it.
+    """What the rehearsal proved of a recipe: see `training/rehearsal.py`. Without one, all is assumed to hold.
 
-    `repeats`: the same steps from scratch give the same bits. `resumes`: so does a checkpoint that was put into
-    fresh objects. `shares`: building another trial in between changes nothing.
+    `repeats`: the same steps from scratch give the same bits. `resumes`: so do steps after a checkpoint was loaded
+    into fresh objects. `shares`: building another trial in between changes nothing.
     """
 
     repeats: bool = True
     resumes: bool = True
     shares: bool = True
     differs: str | None = None  # what differed, and why, in a clause
-    keeps_gradients: bool = False  # gradients at the end of an epoch belong to the state
+    keeps_gradients: bool = False  # the state contains gradients: an epoch ends with some
     keeps_network: bool = False  # the spec gives each trial the same network: it is copied
     has_outputs: bool = True  # `step` returns what the metrics of the training part are measured on
-    reads: frozenset[str] = frozenset()  # what step(), begin_epoch() and the model read
-    nondeterministic: tuple[str, ...] = ()  # operations that torch says cannot repeat their bits
+    reads: frozenset[str] = frozenset()  # hyperparameters that step(), begin_epoch() and the model read
+    nondeterministic: tuple[str, ...] = ()  # operations that, says torch, do not repeat their bits
     fingerprint: str = ""  # of the first steps: losses and state
-    structure: tuple[tuple[str, str], ...] = ()  # the values that it holds for: see `structure_of`
-    no_graph: str | None = None  # on a GPU: why a step is no CUDA graph, where it was tried
+    structure: tuple[tuple[str, str], ...] = ()  # the values for which it was proved: see `structure_of`
+    no_graph: str | None = None  # on a GPU: why a step is no CUDA graph, if it was tried
 
     @property
     def private(self) -> str | None:
-        """Why no other run may share the epochs, and no checkpoint may be gone on from; None where both may."""
+        """Why no other run may share the epochs, or why no checkpoint can be resumed; None if both work."""
         if self.nondeterministic:
             return f"{', '.join(self.nondeterministic)} cannot repeat its bits"
         if not (self.repeats and self.resumes and self.shares):
@@ -58,7 +58,7 @@ class Proof:
         return None
 
     def sentence(self) -> str:
-        """What was proved, in one line."""
+        """The proof in one line."""
         if self.nondeterministic or not self.repeats:
             return f"rehearsed: {self.private}; a run of this is repeated by no other, and shares no epochs"
         if not self.resumes:
@@ -69,7 +69,7 @@ class Proof:
 
 
 def structure_of(values: dict[str, Any], names: set[str]) -> tuple[tuple[str, str], ...]:
-    """The values among `names` that may change which code runs: all but numbers, of which only 0 is told apart."""
+    """The values among `names` that may change which code runs: all except numbers, of which only 0 counts."""
 
     def shown(value: Any) -> str:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -80,10 +80,10 @@ def structure_of(values: dict[str, Any], names: set[str]) -> tuple[tuple[str, st
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprints:
-    """What the first steps of a family of recipes gave, each time that it was something else.
+    """The fingerprints of a family of recipes, one for each time that the first steps gave another result.
 
-    A family has the same code, data, device and versions. A recipe that is trained when the newest fingerprint is
-    number `n` has the generation `n`: where something changed unseen, old epochs are not used.
+    The recipes of a family have the same code, data, device and versions. A recipe that is trained when the newest
+    fingerprint is number `n` has the generation `n`. So after an unseen change, old epochs are not used.
     """
 
     family: str  # a digest

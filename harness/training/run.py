@@ -1,4 +1,4 @@
-"""One run: walks its path through the tree, trains where the path leaves it, yields one result an epoch."""
+"""One run: it follows its path through the tree, trains the missing epochs, and yields one result for each."""
 
 import itertools
 import math
@@ -49,7 +49,7 @@ class Walk:
         self._end = built.experiment.epochs if until is None else min(until, built.experiment.epochs)
         self._siblings: Siblings | None = None
         if not built.proof.resumes:
-            budget_bytes = 0  # a state would lack something: who is interrupted begins anew, to the same bits
+            budget_bytes = 0  # a state would lack something: an interrupted run starts again, with the same bits
         self._by_batch = built.experiment.scheduler_step == "batch" and bool(built.parts.schedulers)
         self.recipe = recipe_of(built, run_id=run_id, generation=generation)
         self.tree = open_tree(paths, self.recipe, run_id=run_id, budget_bytes=budget_bytes)
@@ -62,7 +62,7 @@ class Walk:
         self._note: str | None = None
         self._steps: list[PathEpoch] = []
         self._best: PathEpoch | None = None
-        self._position = self.tree.root  # the epoch after which the model is
+        self._position = self.tree.root  # epochs that the model has done
         self._is_fresh = True  # the parts are as they were built: only their schedulers moved
         if self._start is not None:
             self.first_epoch = begin_from(built, self._start)
@@ -71,8 +71,7 @@ class Walk:
     def epochs(self) -> Iterator[EpochResult]:
         """Yields one result an epoch, reused or trained.
 
-        Ends after the last epoch, after epoch `until`, after a loss that is not finite, or where `early_stopping`
-        says so.
+        Ends after the last epoch, after epoch `until`, after a loss that is not finite, or by `early_stopping`.
         """
         built = self.built
         siblings = self._siblings = Siblings(built)
@@ -115,7 +114,7 @@ class Walk:
         return self._steps[-1].node.name if self._steps else self.tree.root
 
     def _load_start(self, origin: Origin) -> dict[str, Any] | None:
-        """The checkpoint to begin with; None where this run's own path, as far as it is known, leads there."""
+        """The checkpoint to start from; None if this run's path contains it."""
         start = read_start(origin, self.built)
         tip = self.tree.root
         for _ in range(0 if start["epoch"] is None else start["epoch"] + 1):
@@ -156,7 +155,7 @@ class Walk:
             time.sleep(WAIT_SECONDS)
 
     def _move_to(self, end: int) -> None:
-        """Brings the model to the end of so many epochs: from the deepest state on, training what lies between."""
+        """Brings the model to the end of so many epochs: loads the deepest state, and trains the epochs after it."""
         name = self._steps[end - 1].node.name if end else self.tree.root
         if self._position == name:
             return
@@ -172,9 +171,9 @@ class Walk:
         self._position = name
 
     def _load_deepest(self, end: int) -> int:
-        """Puts the deepest state of the path's first `end` epochs into the model; how many of them that covers.
+        """Loads the deepest state of the path's first `end` epochs into the model; returns its number of epochs.
 
-        The schedulers come to the same place by walking the path again, as they do in a process that resumes.
+        The schedulers are stepped along the path again, as in a process that resumes.
         """
         for depth in range(end, 0, -1):
             name = self._steps[depth - 1].node.name
@@ -226,7 +225,7 @@ class Walk:
     def _train_metrics(
         self, epoch: int, *, seen: Callable[[Any, Tensor], None] = lambda outputs, targets: None
     ) -> dict[str, float]:
-        """Trains one epoch from where the model is and validates it. Nothing else enters but the epoch.
+        """Trains and validates one epoch from the model's present state. Only that and the epoch's number matter.
 
         `seen` is called with the outputs and targets of each batch of the validation.
         """
@@ -258,7 +257,7 @@ class Walk:
 
     @contextmanager
     def _no_late_reads(self, epoch: int) -> Iterator[None]:
-        """Raises `HarnessError` where an epoch reads a value that the recipe does not know to matter."""
+        """Raises `HarnessError` if an epoch reads a value that is not part of the recipe."""
         built = self.built
         with built.experiment.recording() as reads:
             yield
@@ -267,7 +266,7 @@ class Walk:
             raise HarnessError(
                 f"{built.spec.path}: {', '.join(sorted(late))} is read for the first time in epoch {epoch + 1}. "
                 "Read it in every step or every begin_epoch(), or in data(), model(), loss() or optimizer(): "
-                "there its reading is noted before anything is trained."
+                "then it is known before training that the value matters."
             )
 
     def _is_stalled(self, node: Node) -> bool:

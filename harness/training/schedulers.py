@@ -28,7 +28,7 @@ MOST_TRIED_STEPS = 200_000  # of a scheduler that steps every batch
 
 
 def check_schedulers(spec: Spec, returned: Any) -> None:
-    """Raises `HarnessError` where `scheduler()` returned something else than schedulers."""
+    """Raises `HarnessError` if `scheduler()` returned something other than schedulers."""
     for scheduler in named(returned).values():
         if scheduler is not None and not isinstance(scheduler, LRScheduler):
             raise HarnessError(
@@ -58,7 +58,7 @@ def asks_for_metric(scheduler: Any) -> bool:
 
 
 def try_batch_schedulers(built: "Built") -> None:
-    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` where they end before."""
+    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` if one ends too early."""
     experiment = built.experiment
     batches = built.data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps)
     schedulers = named(_scheduler_over_shadows(built, experiment)[1])
@@ -80,9 +80,9 @@ def try_batch_schedulers(built: "Built") -> None:
 class Siblings:
     """The other runs of the search space that are still on this run's path.
 
-    They differ from it in hyperparameters that only `scheduler()` reads. Where one of them would leave the path,
-    the state is worth keeping: it is where that sibling would start to train. Their schedulers work on optimizers
-    without weights, so that nothing of this run is touched.
+    They differ from it in hyperparameters that only `scheduler()` reads. If one of them would leave the path after an
+    epoch, the state there is kept: that sibling would start to train from it. Their schedulers work on optimizers
+    without weights, so that they change nothing of this run.
     """
 
     def __init__(self, built: "Built") -> None:
@@ -109,7 +109,7 @@ class Siblings:
     def advance(self, metrics: Mapping[str, float], knobs: Knobs, *, knobs_after: Knobs | None = None) -> bool:
         """Steps every sibling; True if one chose other options than `knobs`, and so leaves the path.
 
-        `knobs_after` are the options that the epoch itself left behind, where it changed them.
+        `knobs_after` are the options after the epoch, if the epoch itself changed them.
         """
         self._epochs += 1
         stay = []
@@ -131,14 +131,14 @@ class Siblings:
 
 
 def _scheduler_over_shadows(built: "Built", experiment: Any) -> tuple[Any, Any]:
-    """Optimizers like the run's without weights, as they were before a scheduler saw them, and schedulers of them."""
+    """Schedulers, and optimizers for them: like the run's, but without weights and with their first options."""
     shadows = {name: _shadow(optimizer, built.bare_groups[name]) for name, optimizer in built.parts.optimizers.items()}
     returned = like(built.parts.optimizer, shadows)
     return returned, experiment.scheduler(returned)
 
 
 def bare_groups(optimizers: Mapping[str, Optimizer]) -> dict[str, list[dict[str, Any]]]:
-    """The groups of each optimizer, before a scheduler has seen them."""
+    """The groups of each optimizer, before a scheduler has changed them."""
     return {
         name: [{key: copy.copy(value) for key, value in group.items()} for group in optimizer.param_groups]
         for name, optimizer in optimizers.items()
@@ -171,6 +171,6 @@ def _copied(value: Any) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # Torch warns where a scheduler steps before its optimizer: a path that is replayed has no steps.
+        # Torch warns if a scheduler steps before its optimizer does, but known epochs have no steps.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         yield

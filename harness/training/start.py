@@ -1,4 +1,4 @@
-"""Beginning a run with a checkpoint: one of ours whose path is not known, or one of another loop."""
+"""Starts a run from a checkpoint: one of this package whose path is not known, or one of another loop."""
 
 import copy
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ _PROGRESS = (
     *("best", "num_bad_epochs", "cooldown_counter"),  # ReduceLROnPlateau
     *("T_cur", "T_i"),  # CosineAnnealingWarmRestarts
 )
-_OF_ALL = set(vars(LRScheduler)) | {  # what any scheduler keeps, in one version of torch or another
+_OF_ALL = set(vars(LRScheduler)) | {  # keys that every scheduler has, in one version of torch or another
     *("base_lrs", "last_epoch", "verbose", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"),
 }
 
 
 def read_start(origin: Origin, built: Built) -> dict[str, Any]:
-    """The checkpoint that a run begins with, as far as it is taken; raises `HarnessError` where it does not fit.
+    """Reads the parts of a checkpoint that a run starts from; raises `HarnessError` if it does not fit.
 
-    Gives `state_dict` (under the names of the built model, and whole), `optimizer` and `scheduler` (or None),
-    `epoch` (the last one that was trained, counted from 0, or None), `node` and `notes`: what was taken, in words.
+    Returns `state_dict` (complete, with the names of the built model), `optimizer` and `scheduler` (or None), `epoch`
+    (the last one that was trained, counted from 0, or None), `node`, and `notes` that say what was taken.
     """
     where = str(built.spec.path)
     found = load_foreign_checkpoint(origin.path, epochs=origin.epochs, without=origin.without)
     without = set(origin.without) - {"optimizer", "scheduler"}
     fitted = fit_weights(found.weights, built.model, without, path=origin.path, where=where)
-    is_whole = not fitted.excepted  # else it is another task: training begins anew, from these weights
+    is_whole = not fitted.excepted  # otherwise it is another task: training starts at epoch 0 with these weights
     is_ours = found.node is not None
     optimizer = found.optimizer if is_whole else None
     if is_ours and is_whole and "optimizer" not in origin.without:  # may be several
@@ -73,7 +73,7 @@ def read_start(origin: Origin, built: Built) -> dict[str, Any]:
 
 
 def begin_from(built: Built, start: dict[str, Any]) -> int:
-    """Loads what `read_start` gave into what is built; the epoch to go on with. What it did is added to `notes`."""
+    """Loads the result of `read_start` into the built parts; returns the next epoch. Adds what it did to `notes`."""
     done = 0 if start["epoch"] is None else start["epoch"] + 1
     try:
         built.model.load_state_dict(start["state_dict"])
@@ -89,7 +89,7 @@ def begin_from(built: Built, start: dict[str, Any]) -> int:
 
 
 def _bring_rates(built: Built, start: Mapping[str, Any], done: int) -> str:
-    """Brings the scheduler and the learning rate to the end of `done` epochs, as well as is known; says how."""
+    """Brings the scheduler and the learning rate to the end of `done` epochs, as far as possible; says how."""
     parts, groups = built.parts, built.parts.groups
     saved = {} if start["optimizer"] is None else by_name(parts.optimizer, start["optimizer"])
     theirs = [group.get("lr") for state in saved.values() for group in state["param_groups"]]
@@ -122,7 +122,7 @@ def _bring_rates(built: Built, start: Mapping[str, Any], done: int) -> str:
 
 
 def _take_rates(groups: list[dict[str, Any]], rates: list[Any]) -> str:
-    """Gives each group the learning rate of the file's, where it has one for each."""
+    """Gives each group its learning rate from the file, if the file has one for each."""
     if len(rates) != len(groups) or not all(isinstance(rate, int | float) or hasattr(rate, "item") for rate in rates):
         return "the file has no learning rate"
     for group, rate in zip(groups, rates, strict=True):
@@ -134,12 +134,12 @@ def _take_rates(groups: list[dict[str, Any]], rates: list[Any]) -> str:
 
 
 def _check_optimizers(built: Built, saved: Any) -> None:
-    """Raises `HarnessError` where the states are not those of as many optimizers, each of its kind."""
+    """Raises `HarnessError` unless there is one state for each optimizer, of the right kind."""
     optimizers, states = built.parts.optimizers, by_name(built.parts.optimizer, saved)
     if states.keys() != optimizers.keys():
         raise HarnessError(
             f"{built.spec.path}: the checkpoint has {len(states)} optimizers, optimizer() gives {len(optimizers)}. "
-            "To begin with the weights alone: --except optimizer"
+            "To take only the weights: --except optimizer"
         )
     for name, optimizer in optimizers.items():
         _check_optimizer(built, optimizer, states[name])
@@ -147,7 +147,7 @@ def _check_optimizers(built: Built, saved: Any) -> None:
 
 def _check_optimizer(built: Built, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """Raises `HarnessError` for the state of an optimizer of another kind, or over other parameters."""
-    way_out = "To begin with the weights alone: --except optimizer"
+    way_out = "To take only the weights: --except optimizer"
     ours, theirs = _sizes(optimizer.state_dict()), _sizes(saved)
     if ours != theirs:
         raise HarnessError(
@@ -174,14 +174,14 @@ def _sizes(state: Mapping[str, Any]) -> list[int]:
 
 
 def _is_same_kind(present: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    """Whether a saved scheduler has all that is peculiar to this run's."""
+    """Whether a saved scheduler has all keys that this run's kind of scheduler has."""
     if "_schedulers" in present and len(saved.get("_schedulers") or ()) != len(present["_schedulers"]):
         return False
     return set(present) - _OF_ALL <= set(saved)
 
 
 def _progress(present: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's state, as far as the saved one had come; its options stay: they are this run's hyperparameters."""
+    """A scheduler's state with the progress of the saved one. Its options stay: they are this run's hyperparameters."""
     merged = present | {name: saved[name] for name in _PROGRESS if name in saved and name in present}
     if "_schedulers" in present and "_schedulers" in saved:
         pairs = zip(present["_schedulers"], saved["_schedulers"], strict=True)

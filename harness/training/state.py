@@ -1,4 +1,4 @@
-"""States: what an epoch starts from and ends with. Captured as clones, restored as clones into fresh objects."""
+"""The state that an epoch starts from. Captured as clones, and restored as clones into fresh objects."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,9 @@ FROZEN = "frozen"  # among a group's knobs: the places of the parameters that ne
 def capture(parts: Parts) -> dict[str, Any]:
     """A run's state, as copies on the CPU.
 
-    `state_dict` and `optimizer` are always there. Where a run has more of it, so are: `buffers` (those of the model
-    that its `state_dict()` leaves out), `loss` (of a loss that is a module), `frozen` (parameters of the model that
-    need no gradient), `gradients`, `scaler` (of float16) and `attributes` (what the spec put on `self`).
+    `state_dict` and `optimizer` are always there. Some runs also have `buffers` (those of the model that its
+    `state_dict()` leaves out), `loss` (of a loss that is a module), `frozen` (parameters of the model that need no
+    gradient), `gradients`, `scaler` (of float16) and `attributes` (what the spec put on `self`).
     """
     state: dict[str, Any] = {
         "state_dict": copy_to_cpu(parts.model.state_dict()),
@@ -48,9 +48,9 @@ def capture_gradients(parts: Parts) -> dict[str, Tensor]:
 
 
 def restore(parts: Parts, state: Mapping[str, Any]) -> None:
-    """Puts a captured state into parts that were built afresh; raises `Unfit` where it is not one of these.
+    """Puts a captured state into freshly built parts; raises `Unfit` if it does not fit them.
 
-    Optimizers keep their present learning rates and other options: they are the scheduler's to choose.
+    Optimizers keep their present learning rates and other options: the scheduler sets those.
     """
     restore_networks(parts, state)
     for name, optimizer in parts.optimizers.items():
@@ -63,7 +63,7 @@ def restore(parts: Parts, state: Mapping[str, Any]) -> None:
 
 
 def restore_networks(parts: Parts, state: Mapping[str, Any]) -> None:
-    """Puts back all that outputs and the loss are computed from: the model, the loss, and the attributes."""
+    """Restores what outputs and the loss are computed from: the model, the loss, and the attributes."""
     check_weights(parts.model, state["state_dict"])
     for name, optimizer in parts.optimizers.items() if "optimizer" in state else ():
         check_optimizer(optimizer, by_name(parts.optimizer, state["optimizer"]).get(name))
@@ -88,9 +88,9 @@ def not_storable(parts: Parts) -> list[str]:
 def _load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     """Loads an optimizer's tensors.
 
-    They are cloned, because `load_state_dict` keeps those that it is given and then updates them, and laid out in
-    memory as their parameters are: a fused update on a CPU goes through both in the order of memory, and another
-    loop's momentum (contiguous, where a convolution's weight is channels_last) would be scrambled.
+    They are cloned, because `load_state_dict` keeps the tensors that it is given, and training then changes them.
+    They get the memory layout of their parameters: a fused update on a CPU reads both in the order of memory. The
+    momentum of another loop (contiguous, for a channels_last weight) would be scrambled.
     """
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": copy_to_cpu(saved["state"]), "param_groups": groups})
@@ -116,7 +116,7 @@ def _parameters(parts: Parts) -> dict[str, nn.Parameter]:
 
 
 def _held(parts: Parts) -> list[Any]:
-    """What is captured by itself, and is no attribute even where the spec keeps it on `self` as well."""
+    """Objects that are captured anyway, and so are no attributes, even if the spec keeps them on `self` too."""
     return [parts.model, parts.loss, *parts.optimizers.values(), *parts.schedulers.values()]
 
 

@@ -1,4 +1,4 @@
-"""What surrounds a training step: the precision that the model runs in, and the scale of float16's gradients."""
+"""The precision in which the model runs, and the scaling of float16's gradients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_SCALE = 2.0**16
-GROWTH_STEPS = 2000  # without an overflow, until the scale is doubled: as in torch.amp.GradScaler
+GROWTH_STEPS = 2000  # steps without an overflow until the scale is doubled: as in torch.amp.GradScaler
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Mixed precision where `precision` is a half one; parameters stay float32."""
+    """Mixed precision if `precision` has 16 bits; parameters stay float32."""
     return torch.autocast(device.type, dtype=HALF.get(precision, torch.bfloat16), enabled=precision in HALF)
 
 
@@ -88,10 +88,10 @@ def _subclass(kind: type[nn.Module], call: Callable[..., Any]) -> type[nn.Module
 class LossScaler:
     """Keeps float16 gradients from underflow: they are scaled inside the model, and nowhere else.
 
-    The gradient is multiplied where it enters the model at its outputs, and divided where it leaves it at the
-    parameters. So whatever a step does with gradients (clipping, accumulation, a second loss) sees their true
-    values. A step of an optimizer whose gradients are not finite is left out, and the scale halved; after 2,000
-    steps without one it is doubled, as `torch.amp.GradScaler` does (Micikevicius et al., 2018).
+    The gradient is multiplied at the model's outputs, and divided again at the parameters. So a step that uses
+    gradients (clipping, accumulation, a second loss) sees their true values. If gradients are not finite, the
+    optimizer's step is left out and the scale is halved; after 2,000 steps without this it is doubled, as in
+    `torch.amp.GradScaler` (Micikevicius et al., 2018).
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class LossScaler:
         return {"scale": self.scale, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Takes over another one's state."""
+        """Takes over the state of another scaler."""
         self.scale, self.good_steps = float(state["scale"]), int(state["good_steps"])
 
     def run(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -122,7 +122,7 @@ class LossScaler:
 
     @contextmanager
     def guarding(self, optimizers: Sequence[Optimizer]) -> Iterator[Callable[[], None]]:
-        """Inside the block a step of an optimizer whose gradients overflowed is left out.
+        """Inside the block, an optimizer's step is left out if its gradients overflowed.
 
         Yields a function to call after each training step, which adapts the scale.
         """
@@ -164,7 +164,7 @@ class LossScaler:
 
 
 class _Multiplied(torch.autograd.Function):
-    """The same values, with a gradient that is multiplied by a number on its way back."""
+    """The same values; the gradient is multiplied by a number."""
 
     @staticmethod
     def forward(context: Any, value: Tensor, factor: float) -> Tensor:

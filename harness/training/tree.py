@@ -1,4 +1,4 @@
-"""The tree of epochs: every epoch that was trained, under `paths/`, and the states that later runs start from.
+"""The tree of epochs: every trained epoch, under `paths/`, and the states that later runs start from.
 
 A node is an epoch. Its name is a digest of its parent's name and of its knobs: the optimizer options with which it
 was trained, most of all the learning rate. The root's name is the recipe's digest. On disk:

@@ -125,7 +125,7 @@ def test_other_first_steps_are_another_generation(write: Write, make: Make, tmp_
 
 @pytest.mark.parametrize(("change", "message"), [
     ((OPTIMIZER, "        return [optim.SGD(parameters, lr=self.lr)]"), "write step() yourself"),
-    ((OPTIMIZER, "        return optim.LBFGS(parameters)"), "wants a closure, so write step() yourself"),
+    ((OPTIMIZER, "        return optim.LBFGS(parameters)"), "needs a closure, so write step() yourself"),
     (("    def optimizer", STEP.format(line="return value")), "step() returns a tensor of shape (); return two values"),
     (("    epochs = 6", "    early_stop = 3\n    epochs = 6"), "Did you mean 'early_stopping'?"),
     (("    epochs = 6", "    collate_fn = None\n    epochs = 6"), "Give it to datasets(..., collate_fn="),
