@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from running import Finished, Zygote
-from small import edit
+from small import LINE, edit
 
 from harness.api import load_run
 from harness.data import Arrays
@@ -19,37 +19,6 @@ from harness.results.sentences import verdict
 from harness.results.statistics import mcnemar, paired_bootstrap
 from harness.tracking.runs import list_runs
 from harness.tracking.store import Store
-
-LINE = '''
-"""A line with noise: regression."""
-
-import torch
-from torch import nn, optim
-
-from harness import Experiment, search
-from harness.data import tensors
-
-
-class Line(Experiment):
-    epochs = 5
-    batch_size = 16
-    objective = "val_loss"
-    lr: float = search.log_uniform(1e-4, 1e-1, points=4, default=1e-1)
-
-    def data(self):
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(200, 3, generator=generator)
-        return tensors(inputs, inputs.sum(1, keepdim=True) + 0.1 * torch.randn(200, 1, generator=generator))
-
-    def model(self):
-        return nn.Linear(3, 1)
-
-    def loss(self):
-        return nn.MSELoss()
-
-    def optimizer(self, parameters):
-        return optim.SGD(parameters, lr=self.lr)
-'''
 
 
 @pytest.fixture(scope="module")

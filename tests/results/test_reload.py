@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
+from small import LINE
 from torch import nn
 
 import harness as package
@@ -53,37 +54,6 @@ class Sides(Experiment):
         return optim.SGD(parameters, lr=0.05)
 '''
 
-REGRESSION = '''
-"""A line with noise."""
-
-import torch
-from torch import nn, optim
-
-from harness import Experiment, search
-from harness.data import tensors
-
-
-class Line(Experiment):
-    epochs = 5
-    batch_size = 16
-    objective = "val_loss"
-    lr: float = search.log_uniform(1e-3, 1e-1, points=3, default=1e-2)
-
-    def data(self):
-        generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn(200, 3, generator=generator)
-        return tensors(inputs, inputs.sum(1, keepdim=True) + 0.1 * torch.randn(200, 1, generator=generator))
-
-    def model(self):
-        return nn.Linear(3, 1)
-
-    def loss(self):
-        return nn.MSELoss()
-
-    def optimizer(self, parameters):
-        return optim.SGD(parameters, lr=self.lr)
-'''
-
 
 @pytest.fixture(scope="module")
 def loaded(swept: Path) -> LoadedRun:
@@ -98,7 +68,7 @@ def trained(zygote: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (
         ("colour", IMAGES.replace("{channels}", "3")),
         ("grey", IMAGES.replace("{channels}", "1")),
-        ("line", REGRESSION),
+        ("line", LINE),
     ):
         (folder / f"{name}.py").write_text(text)
         done = zygote.start("train", f"{name}.py", "--device", "cpu", cwd=folder).wait()
