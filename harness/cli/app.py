@@ -133,7 +133,7 @@ def sweep(
         assignments=assignments,
     )
     if demo and not dry_run:
-        show_runs(spec, demo=True, store=store)
+        show_runs(spec, demo=True, store=store, most=10)
 
 
 @app.command()

@@ -279,8 +279,9 @@ def show_runs(
     as_json: bool = False,
     demo: bool = False,
     store: Path = MLRUNS,
+    most: int | None = None,
 ) -> None:
-    """Prints the runs of a spec's study, the best first."""
+    """Prints the runs of a spec's study, the best first, at most so many."""
     from harness import api
     from harness.reporting.tables import runs_table
 
@@ -289,6 +290,8 @@ def show_runs(
     if as_json:
         print_json([record.as_json() for record in records])
         return
-    runs_table(records, sort=sort)
+    runs_table(records[:most], sort=sort)
+    if most is not None and len(records) > most:
+        echo(f"and {len(records) - most} more: python -m harness runs {spec}{' --demo' * demo}")
     if others:
         echo(others)
