@@ -1,6 +1,7 @@
 """What a spec imports: modules of the user's own, wherever they lie, and installed packages with their versions."""
 
 import ast
+import csv
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -31,7 +32,20 @@ def is_own(file: str | None) -> bool:
     if file is None or not file.endswith(".py"):
         return False
     real = os.path.realpath(file)
-    return not real.startswith(_libraries()) and not set(INSTALLED) & set(Path(file).parts)
+    if real.startswith(_libraries()) or set(INSTALLED) & set(Path(file).parts):
+        return False
+    path = Path(file)
+    return not any(path.relative_to(folder).parts[0] in _installed_in(folder) for folder in path.parents)
+
+
+@cache
+def _installed_in(folder: Path) -> frozenset[str]:
+    """The files and folders that `pip install --target` put into a folder: a folder of any name can hold packages."""
+    names = set()
+    for record in folder.glob("*.dist-info/RECORD"):
+        with record.open(encoding="utf-8", newline="") as rows:
+            names |= {row[0].partition("/")[0] for row in csv.reader(rows) if row}
+    return frozenset(names)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Sketch(Experiment):
 
 def write(folder: Path, text: str, name: str = "sketch.py") -> Path:
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
@@ -152,6 +152,21 @@ def test_python_itself_is_not_local_where_it_lies_under_the_current_folder(
     sys.modules.pop("sched", None)
     assert list(load_spec(path).sources) == ["sketch.py"]
     assert "sched" in sys.modules
+
+
+def test_a_package_in_a_folder_that_pip_filled_is_installed_and_a_module_beside_it_is_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `pip install --target site`, with that folder in PYTHONPATH."""
+    site = tmp_path / "site"
+    write(site / "curves", "def late():\n    import curves.more\n", "__init__.py")
+    write(site / "curves", "", "more.py")
+    write(site / "curves-1.2.dist-info", "Metadata-Version: 2.1\nName: curves\nVersion: 1.2\n", "METADATA")
+    write(site / "curves-1.2.dist-info", "curves/__init__.py,,\ncurves/more.py,,\n", "RECORD")
+    write(site, "WIDTH = 8\n", "widths.py")
+    monkeypatch.syspath_prepend(str(site))
+    spec = load_spec(write(tmp_path, "import curves\nfrom widths import WIDTH\n" + GOOD))
+    assert list(spec.sources) == ["sketch.py", "widths.py"] and spec.packages == {"curves": "1.2"}
 
 
 def test_a_copy_knows_where_the_original_stood(tmp_path: Path) -> None:
