@@ -20,6 +20,8 @@ PROGRAMS: dict[str, list[str]] = {
     "ray_messages": [],
     "workers": [],
     "search": ["choice"],
+    "photographs": [],
+    "rehearsal": [],
 }
 
 

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from running import ROOT, environment
 from test_imports import files, imports
 
@@ -42,6 +43,10 @@ import harness
 result = harness.sweep("experiments/own.py", trials=2, jobs=1, register=False)
 print(result)
 print(harness.__file__)
+run = harness.train("experiments/own.py", lr=0.3)
+print(harness.compare(*result.records).pairs)
+print(harness.report("experiments/own.py"))
+print(harness.predict(run, ["digit.png"])["class"].item() in map(str, range(10)))
 """
 
 
@@ -83,11 +88,12 @@ def test_a_project_of_its_own_uses_the_wheel(site: Path, tmp_path: Path) -> None
         (tmp_path / path).write_text(text)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "own.py").write_text(SPEC_OF_A_PROJECT)
+    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
     kept = environment(PYTHONPATH=os.pathsep.join((str(site), str(tmp_path / "src"))))
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=120
+            [sys.executable, *command], cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=250
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -96,6 +102,7 @@ def test_a_project_of_its_own_uses_the_wheel(site: Path, tmp_path: Path) -> None
     assert run("console", "new", "experiments/my_spec.py").startswith("wrote experiments/my_spec.py")
     shown = run("script.py")
     assert "own, study 1: 2 trials" in shown and str(site) in shown
+    assert "Pair(" in shown and "report: " in shown and shown.endswith("True\n")
 
 
 def test_the_installed_command_imports_from_the_current_folder(
