@@ -98,9 +98,10 @@ def train_batches(
 def batches(part: Mapped, *, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """All of a part in order, images (B, C, H, W) as they are stored."""
     starts = range(0, len(part), batch_size)
+    targets = part.targets.to(device)  # once: each move waits for the device
     groups = [np.arange(start, min(start + batch_size, len(part))) for start in starts]
     for start, images in zip(starts, _read_ahead(part, groups, device), strict=True):
-        yield images.permute(0, 3, 1, 2), part.targets[start : start + batch_size].to(device)
+        yield images.permute(0, 3, 1, 2), targets[start : start + batch_size]
 
 
 def _read_ahead(part: Mapped, groups: Sequence[npt.NDArray[Any]], device: torch.device) -> Iterator[Tensor]:

@@ -208,7 +208,7 @@ def load(store: Store, run: "Run", *, device: str = "auto", checkpoint: str = "b
         if threads.isdecimal() and 0 < int(threads[:5]) <= MOST_THREADS
         else choose_threads(values.get("threads"))
     )
-    with _as_trained(count), _generators_kept():
+    with _as_trained(count), _generators_kept(chosen):
         built = build(spec, values, device=chosen, cache=DataCache(), is_demo=tags.get(DEMO) == "true")
     try:
         restore_networks(built.parts, saved)
@@ -300,12 +300,14 @@ def _as_trained(threads: int, precision: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Building a model seeds every generator; the caller's go on where they were."""
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """Building a model seeds every generator; the caller's go on where they were. No GPU is begun for that alone."""
     import numpy
 
     states = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng():
+    used = [device] if device.type == "cuda" else []
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else used  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
         try:
             yield
         finally:

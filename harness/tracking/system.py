@@ -1,5 +1,6 @@
 """The machine's load (CPU, memory, GPUs), under the metric names that MLflow's pages expect."""
 
+import os
 import time
 
 import psutil
@@ -42,12 +43,25 @@ class SystemSampler:
 
 
 def _find_gpus() -> list[object]:
-    """NVIDIA's handles of all GPUs; none without a driver, or if the driver shows none."""
+    """NVIDIA's handles of the GPUs that `CUDA_VISIBLE_DEVICES` names, or of all; none without a driver."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        every = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        found = every if chosen is None else [_handle(name.strip(), every) for name in chosen.split(",")]
     except pynvml.NVMLError:
         return []
+    return found[: found.index(None)] if None in found else found  # as CUDA: none after a name that is wrong
+
+
+def _handle(name: str, every: list[object]) -> object | None:
+    """The handle of a GPU by its number, by its UUID or the beginning of that, or of a slice (MIG) by its UUID."""
+    if name.isdecimal():
+        return every[int(name)] if int(name) < len(every) else None
+    if name.startswith("MIG-"):
+        found: object = pynvml.nvmlDeviceGetHandleByUUID(name)
+        return found
+    return next((gpu for gpu in every if name and str(pynvml.nvmlDeviceGetUUID(gpu)).startswith(name)), None)
 
 
 def _gpu_metrics(gpu: object) -> dict[str, float]:

@@ -58,10 +58,11 @@ def set_products(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
-def begin_peak(device: torch.device) -> None:
-    """Begins to measure the most memory that is taken on a GPU from now on."""
+def begin_on(device: torch.device) -> None:
+    """Makes a GPU the one that torch means where none is named, and measures the most memory taken from now on."""
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]  # before, torch does not know the device
+        torch.cuda.set_device(torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -13,7 +13,7 @@ from harness.objects import check_address
 from harness.spec import Spec
 from harness.training.build import Built, build
 from harness.training.data_cache import DataCache
-from harness.training.device import begin_peak, choose_device, choose_threads, describe_device
+from harness.training.device import begin_on, choose_device, choose_threads, describe_device
 from harness.training.fingerprints import check_fingerprint
 from harness.training.recipe import code_digests, recipe_of
 from harness.training.rehearsal import rehearse, take_fingerprint
@@ -31,7 +31,7 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
     """Rehearses a run, tries the values of the search space that need most memory, and estimates time and memory."""
     paths_note = check_address(request.paths) if isinstance(request.paths, str) else None
     device = choose_device(request.device)
-    begin_peak(device)
+    begin_on(device)
 
     def build_with(values: Mapping[str, Any], proof: Proof | None = None) -> Built:
         return build(spec, values, device=device, cache=cache, is_demo=request.is_demo, proof=proof)

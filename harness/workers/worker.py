@@ -21,7 +21,7 @@ from harness.training.build import Built, build
 from harness.training.checkpoint import versions
 from harness.training.data_cache import DataCache
 from harness.training.device import (
-    begin_peak,
+    begin_on,
     choose_device,
     choose_threads,
     describe_device,
@@ -133,7 +133,7 @@ class Worker:
             return
         self._set_threads(spec, request.values)
         device = choose_device(request.device)
-        begin_peak(device)
+        begin_on(device)
         built = self._build(spec, request, device)
         if request.fingerprints is not None:
             keep_fingerprints(request.paths, request.fingerprints)

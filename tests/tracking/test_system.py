@@ -26,6 +26,24 @@ def test_samples_in_one_breath_are_one_and_the_next_is_due_later(monkeypatch: py
     assert sampler.is_due
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [
+    (None, [0, 1, 2]), ("1", [1]), ("2,0", [2, 0]), ("", []), ("-1", []), ("1,7,0", [1]),
+    ("GPU-2b, 0", [2, 0]), ("MIG-5", ["slice"]),
+])  # fmt: skip
+def test_the_gpus_that_are_sampled_are_those_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, expected: list[object]
+) -> None:
+    for name, function in {
+        "nvmlInit": lambda: None, "nvmlDeviceGetCount": lambda: 3, "nvmlDeviceGetHandleByIndex": lambda number: number,
+        "nvmlDeviceGetUUID": lambda gpu: f"GPU-{gpu}b", "nvmlDeviceGetHandleByUUID": lambda _: "slice",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(system.pynvml, name, function)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert system.SystemSampler()._gpus == expected
+
+
 def test_a_short_run_has_one_sample_which_tables_leave_out(swept: Path, harness: Callable[..., Finished]) -> None:
     store = Store(swept / "mlruns")
     for run in store.find_runs(store.experiment_id("small"), ""):
