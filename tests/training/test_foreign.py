@@ -136,7 +136,7 @@ def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path: Path, content: b
     (3, "holds a int, not a dict"),
     ({0: WEIGHTS}, "has no weights by name: its keys are 0"),
     (Phase.TRAIN, "holds an object"),
-    ({"state_dict": WEIGHTS, "optimizer": {"param_groups": 5}}, r"not the state_dict\\(\\) of an optimizer"),
+    ({"state_dict": WEIGHTS, "optimizer": {"param_groups": 5}}, r"not the state_dict\(\) of an optimizer"),
     ({"state_dict": WEIGHTS, "epoch": -5}, "say how many are done: --epoch N"),
 ])  # fmt: skip
 def test_what_cannot_be_understood_is_said(tmp_path: Path, saved: Any, message: str) -> None:
