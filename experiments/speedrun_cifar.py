@@ -39,7 +39,7 @@ class SpeedrunCifar(Experiment):
         return load()
 
     def model(self):
-        whiten = whitening(load().train.inputs[:5_000].float().cpu())
+        whiten = whitening(self.data().train.inputs[:5_000].float().cpu())
         layers: list[nn.Module] = [whiten, nn.GELU()]
         channels = whiten.out_channels
         for width in WIDTHS:
@@ -48,7 +48,7 @@ class SpeedrunCifar(Experiment):
                 *(identity(width, width), nn.BatchNorm2d(width), nn.GELU()),
             ]
             channels = width
-        return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, 10, bias=False))
+        return nn.Sequential(*layers, nn.MaxPool2d(3), nn.Flatten(), nn.Linear(channels, 10, bias=False))
 
     def loss(self):
         return nn.CrossEntropyLoss(label_smoothing=self.smoothing)
@@ -58,7 +58,7 @@ class SpeedrunCifar(Experiment):
         return optim.SGD(learned, lr=self.lr, momentum=0.85, nesterov=True, weight_decay=self.weight_decay)
 
     def scheduler(self, optimizer):
-        steps = self.epochs * load().steps(self.batch_size)
+        steps = self.epochs * self.data().steps(self.batch_size)
         rise = max(1, steps // 5)
         return optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / rise, (steps - step) / max(1, steps - rise))
