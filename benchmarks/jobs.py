@@ -86,5 +86,11 @@ def read(store: Path) -> tuple[dict[str, Any], float]:
     return results, (max(run[3] for run in runs) - min(run[2] for run in runs)) / 1000
 
 
+def starts(store: Path) -> list[float]:
+    """When each run of a store began, in seconds since 1970, in order."""
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        return [start / 1000 for (start,) in database.execute("SELECT start_time FROM runs ORDER BY start_time")]
+
+
 if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ class ResidentLoop:
     ) -> None:
         arrays = read_images(path)
         self.model, self.optimizer, self.device, self.batch_size = model, optimizer, device, batch_size
-        self.is_mixed = precision == "bfloat16"
+        self.half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
         mean, std = mean_and_std(arrays["train_images"].permute(0, 3, 1, 2))
         self.mean, self.std = mean.to(device), std.to(device)
         self.padded = pad(arrays["train_images"].to(device))
@@ -61,7 +61,7 @@ class ResidentLoop:
             images = flipped(windows(self.padded, order[span], offsets[span], 32, 32), flips[span])
             inputs = normalised_images(images, self.mean, self.std).permute(0, 3, 1, 2)
             labels = self.labels[order[span]]
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_mixed):
+            with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
                 outputs = model(inputs).float()
                 loss = cross_entropy(outputs, labels)
             optimizer.zero_grad()
@@ -74,7 +74,7 @@ class ResidentLoop:
     def validate(self) -> list[float]:
         model, sums = self.model.eval(), torch.zeros(2, device=self.device)
         for images, labels in self._validation_batches():
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_mixed):
+            with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
                 outputs = model(images).float()
                 loss = cross_entropy(outputs, labels)
             self._add(sums, loss, outputs, labels)

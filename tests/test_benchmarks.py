@@ -15,7 +15,6 @@ PROGRAMS: dict[str, list[str]] = {
     "jobs": [],
     "startup": [],
     "peers": [],
-    "cuda": ["--device", "cpu"],
     "ray_overhead": [],
     "ray_messages": [],
     "workers": [],
@@ -48,14 +47,3 @@ def test_a_benchmark_prints_its_table_and_keeps_a_record(program: str, tmp_path:
         assert column in done.stdout
     for row in record["rows"]:  # what ran beside a trial changes no bit of it
         assert dict(zip(record["columns"], row, strict=True)).get("same results", "yes") == "yes"
-
-
-@pytest.mark.slow
-def test_the_gpu_benchmark_says_in_a_sentence_that_it_needs_one(tmp_path: Path) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    done = run("cuda", "--results", tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("benchmarks/cuda.py needs a CUDA device") and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,1 @@
+"""The steps of `gpu_check.py`, one file a subject, and what runs them."""
