@@ -25,7 +25,10 @@ def steps(*, quick: bool) -> list[Step]:
     return [
         Step(name="machine", call="gpu.steps:describe", limit_seconds=120),
         *(_repeat(*recipe) for recipe in _recipes(quick)),
-        Step(name="failed capture", call="gpu.faults:check_capture", needs=("CUDA",)),
+        *(
+            Step(name=name, call="gpu.faults:check_capture", values={"fault": fault}, needs=("CUDA",))
+            for name, fault in {"no capture": "host", "failed capture": "capture"}.items()
+        ),
         *(
             Step(name=name, call="gpu.faults:check_fault", values={"fault": fault}, needs=("CUDA",))
             for name, fault in {"device assert": "assert", "out of memory alone": "memory"}.items()

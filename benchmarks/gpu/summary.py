@@ -9,7 +9,7 @@ from gpu.steps import SIZES, jobs_name, rate_name
 from gpu.together import NUMBERS
 
 Records = Mapping[str, Record]
-TRUE = ("failed capture", "device assert")
+FAULTS = ("no capture", "failed capture", "device assert")
 MEMORY = ("out of memory alone", "out of memory beside neighbours", "peak of memory", "memory over many trials")
 WHOLE = ("kill -9 and resume", "demo, reload, report")
 
@@ -20,7 +20,7 @@ def summary(records: Records, *, count: int) -> list[str]:
         _machine(records),
         _all_steps(records, count),
         "repeats: " + _right(records, [name for name in records if name.startswith("repeats: ")]),
-        "faults: " + _right(records, TRUE),
+        "faults: " + _right(records, FAULTS),
         "memory: " + _right(records, MEMORY),
         "whole commands: " + _right(records, WHOLE),
         _speed(records, 64),

@@ -1,8 +1,8 @@
-"""Four trials of a small VGG on generated images, one of which goes wrong as BENCH_FAULT says.
+"""Four trials of a small VGG on generated images, which go wrong as BENCH_FAULT says.
 
-`assert` is a label that is no class, which CUDA notices inside a kernel; `memory` asks for more memory than any GPU
-has; `host` reads the loss on the host in each step, which a CUDA graph cannot hold. In all trials a step takes
-BENCH_HOG bytes of memory for a moment.
+`assert` is a label that is no class, which CUDA notices inside a kernel, and `memory` asks for more memory than any GPU
+has: in one trial. `host` reads the loss on the host, which a CUDA graph cannot hold, and `capture` waits for the
+device, which ends a capture: in all trials. In all trials a step takes BENCH_HOG bytes of memory for a moment.
 """
 
 import os
@@ -44,4 +44,6 @@ class Faulty(Experiment):
         value, outputs = super().step(model, loss, optimizer, inputs, targets)
         if FAULT == "host":
             float(value)
+        if FAULT == "capture":
+            torch.cuda.synchronize()
         return value, outputs
