@@ -60,12 +60,14 @@ def connect(uri: str) -> "MlflowClient":
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         is_mlflow = bool(client.search_experiments(max_results=1)) or client.get_experiment_by_name(NONE) is None
-    except MlflowException as error:
-        raise HarnessError(without_login(f"MLflow at {uri}: {str(error).splitlines()[0]}"), exit_code=FAILED) from None
     except Exception as error:
-        if not is_odd_answer(error):
+        if is_odd_answer(error):
+            is_mlflow = False
+        elif isinstance(error, MlflowException):
+            message = without_login(f"MLflow at {uri}: {str(error).splitlines()[0]}")
+            raise HarnessError(message, exit_code=FAILED) from None
+        else:
             raise
-        is_mlflow = False
     if not is_mlflow:
         raise HarnessError(without_login(f"{uri} answers, but not as MLflow does."), exit_code=FAILED)
     return client
@@ -73,7 +75,8 @@ def connect(uri: str) -> "MlflowClient":
 
 def is_odd_answer(error: Exception) -> bool:
     """Whether a server answered something that MLflow would not: a proxy before it, or another server."""
-    return isinstance(error, json.JSONDecodeError) or type(error).__module__.startswith("google.protobuf")
+    is_no_json = isinstance(error, json.JSONDecodeError) or "not in a valid JSON format" in str(error)
+    return is_no_json or type(error).__module__.startswith("google.protobuf")
 
 
 def draft_database() -> None:

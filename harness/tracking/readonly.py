@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import weakref
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,11 +21,12 @@ def is_writable(folder: Path) -> bool:
 
 
 class DatabaseCopy:
-    """A copy of a store's database, deleted when this process ends."""
+    """A copy of a store's database, deleted when it is not used any more, or when this process ends."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="harness-", ignore_cleanup_errors=True)
-        self.path = Path(self._folder.name) / DATABASE
+        folder_of_copy = tempfile.mkdtemp(prefix="harness-")
+        weakref.finalize(self, shutil.rmtree, folder_of_copy, ignore_errors=True)
+        self.path = Path(folder_of_copy) / DATABASE
         _copy(folder / DATABASE, self.path)
         relocate(self.path, folder)
 
