@@ -84,8 +84,8 @@ class Parts:
 class Answering:
     """Workers that train nothing: each answers the next message of a made-up run whenever it is listened to."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared, self._next = prepared, 0
+    def __init__(self, prepared: Prepared, made_up: Callable[[Train, Prepared], Iterator[Any]] | None = None) -> None:
+        self._prepared, self._made_up, self._next = prepared, made_up or made_up_run, 0
         self._waiting: dict[int, deque[Any]] = {}
 
     def start(self) -> int:
@@ -95,7 +95,7 @@ class Answering:
 
     def send(self, worker: int, message: Any) -> None:
         assert isinstance(message, Train) and not message.awaits_verdict
-        self._waiting[worker].extend(made_up_run(message, self._prepared))
+        self._waiting[worker].extend(self._made_up(message, self._prepared))
 
     def receive(self, timeout_seconds: float | None) -> Sequence[tuple[int, Any]]:
         """One message a worker: an epoch is written when it ends, not with the next one."""

@@ -10,6 +10,7 @@ from running import ROOT, environment
 
 PROGRAMS: dict[str, list[str]] = {
     "growth": [],
+    "report": [],
     "overhead": [],
     "tracking": [],
     "jobs": [],
