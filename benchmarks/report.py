@@ -35,7 +35,7 @@ from harness.workers.messages import Done, Prepared, Train
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from browser import FLAGS, find_chromium  # noqa: E402
+from browser import FLAGS, find_chromium
 
 SPEC = HERE.parent / "experiments" / "vgg_cifar.py"
 WATCH = """() => {

@@ -14,13 +14,14 @@ from harness.tracking.store import Store
 
 SECTIONS = (
     "All runs", "Importance of the hyperparameters", "What the values did", "Is it overfitting?",
-    "What lowering the learning rate gained", "Optimisation history", "The tree of epochs",
+    "What lowering the learning rate gained", "Accuracy of each class over the epochs", "Gradients and updates",
+    "Optimisation history", "The tree of epochs",
     "Mistakes of the best model", "Classes it mixes up", "The images it is most wrong about", "Calibration",
     "Training images as the model saw them",
 )  # fmt: skip
 PICTURES = {
     "learning-curves", "parallel-coordinates", "slices", "contour", "gap", "optimisation-history", "tree-of-epochs",
-    "confusion-matrix", "most-wrong-images", "calibration", "training-images",
+    "confusion-matrix", "most-wrong-images", "calibration", "training-images", "classes-over-epochs", "gradients",
 }  # fmt: skip
 CHARTS = {"learning-curves", "parallel-coordinates"}  # drawn by the page's script, as pictures only on paper
 
