@@ -65,11 +65,10 @@ def test_a_store_on_a_read_only_mount_can_be_read(zygote: Zygote, folder: Path, 
     try:
         with pytest.raises(OSError, match="Read-only"):
             (mounted / "x").touch()
-        for arguments in LOOKING:
-            done = run(*(word.format(out=tmp_path) for word in arguments), cwd=mounted)
-            assert done.code == 0 and not done.err, done
-        for arguments in (("report", "small.py"), ("sweep", "small.py", "--trials", "9", "--jobs", "1")):
+        for arguments in LOOKING[:-1]:  # the report is the same with any store that cannot be written
             done = zygote.start(*arguments, cwd=mounted).wait()
-            assert done.code != 0 and "Read-only file system" in done.err and "Traceback" not in done.err, done
+            assert done.code == 0 and not done.err, done
+        done = zygote.start("sweep", "small.py", "--trials", "9", "--jobs", "1", cwd=mounted).wait()
+        assert done.code != 0 and "Read-only file system" in done.err and "Traceback" not in done.err, done
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
