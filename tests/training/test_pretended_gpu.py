@@ -52,7 +52,7 @@ USUAL = {
     "optimizer": "optim.SGD(parameters, lr=0.1, momentum=0.9)", "more": "",
 }  # fmt: skip
 MODELS = {
-    **{name: f"{name}(4, width=4)" for name in ("vgg11", "vgg13", "vgg16", "vgg19")},
+    **{name: f"{name}(4, width=4)" for name in ("vgg11", "vgg16")},
     "googlenet": "googlenet(4, width=8)",
     "mlp": "mlp(3 * 32 * 32, 4)",
     "lazy": "nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(4))",
