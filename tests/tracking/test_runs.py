@@ -187,7 +187,8 @@ def test_a_history_has_a_row_for_each_epoch(swept: Path) -> None:
     best = harness.runs("small", store=swept / "mlruns").iloc[0]
     curve = harness.history(best["run_id"][:12], store=swept / "mlruns")
     assert curve.index.name == "epoch" and list(curve.index) == list(range(1, 9))
-    assert set(curve) == {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds"}
+    measured = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "gradient_norm", "update_size"}
+    assert set(curve) == measured | {"lr", "epoch_seconds"}
     assert curve["val_accuracy"].max() == best["value"]
     assert curve["val_accuracy"].idxmax() == best["best_epoch"]
     assert curve["lr"].iloc[0] == best["lr"]

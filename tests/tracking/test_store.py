@@ -24,7 +24,9 @@ from harness.tracking.store import FINISHED, Store, finite
 
 Harness = Callable[..., Any]
 EPOCHS = 8
-PER_EPOCH = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds"}
+PER_EPOCH = {
+    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "epoch_seconds", "gradient_norm", "update_size",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,7 @@ def test_the_artifacts_are_all_there(client: MlflowClient, found: dict[str, Run]
         assert artifacts(client, run) == {
             "checkpoints/best.pth.tar",
             "checkpoints/last.pth.tar",
+            "class_accuracy.csv",
             "learning_rate_changes.csv",
             "model_summary.txt",
             "spec/small.py",
@@ -165,7 +168,7 @@ def test_a_copied_store_finds_its_own_artifacts(swept: Path, tmp_path: Path) -> 
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 5
     for run in runs:
-        assert len(artifacts(client, run)) == 5
+        assert len(artifacts(client, run)) == 6
         assert run.info.artifact_uri.startswith(f"{copy.as_uri()}/artifacts/small/")
         client.log_text(run.info.run_id, "added", "added.txt")
     assert len(list(copy.rglob("added.txt"))) == 5
