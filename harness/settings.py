@@ -94,9 +94,7 @@ class Settings:
     seed: int = setting(0, whole, in_recipe=True)
     objective: str = setting("val_accuracy", metric_name)  # what the search improves
     objective_at: str = setting("best", one_of("best", "last"))  # a run's value: that of its best or last epoch
-    direction: str | None = setting(
-        None, one_of(None, "maximize", "minimize")
-    )  # None: it follows from the objective's name
+    direction: str | None = setting(None, one_of(None, "maximize", "minimize"))  # None: by the objective's name
     monitor: str = setting("val_loss", metric_name)  # what a plateau scheduler watches
     scheduler_step: str = setting("epoch", one_of("epoch", "batch"))
     checkpoint_every: int = setting(2, count, starts_study=False)  # epochs

@@ -5,12 +5,10 @@ BENCH_IMAGES names the file, BENCH_WIDTH the width of the network (8).
 
 import os
 
-import numpy as np
-import torch
+from bench_images import load_images
 from torch import optim
 
 from harness import Experiment, search
-from harness.data import tensors
 from harness.models import vgg16
 
 
@@ -23,14 +21,7 @@ class Images(Experiment):
     momentum: float = search.uniform(0.8, 0.95, default=0.9)
 
     def data(self):
-        with np.load(os.environ["BENCH_IMAGES"]) as arrays:
-            parts = {name: torch.from_numpy(arrays[name]) for name in arrays}
-        return tensors(
-            parts["train_images"].permute(0, 3, 1, 2),
-            parts["train_labels"],
-            validation=(parts["validation_images"].permute(0, 3, 1, 2), parts["validation_labels"]),
-            augment=("crop", "flip"),
-        )
+        return load_images()
 
     def model(self):
         return vgg16(classes=10, width=int(os.environ.get("BENCH_WIDTH", "8")))

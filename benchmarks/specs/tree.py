@@ -5,12 +5,10 @@ BENCH_WIDTH is the width of the network (8).
 
 import os
 
-import numpy as np
-import torch
+from bench_images import load_images
 from torch import optim
 
 from harness import Experiment, search
-from harness.data import tensors
 from harness.models import vgg16
 
 
@@ -25,14 +23,7 @@ class Tree(Experiment):
     factor: float = search.choice(0.1, 0.2, 0.5, default=0.1)
 
     def data(self):
-        with np.load(os.environ["BENCH_IMAGES"]) as arrays:
-            parts = {name: torch.from_numpy(arrays[name]) for name in arrays}
-        return tensors(
-            parts["train_images"].permute(0, 3, 1, 2),
-            parts["train_labels"],
-            validation=(parts["validation_images"].permute(0, 3, 1, 2), parts["validation_labels"]),
-            augment=("crop", "flip"),
-        )
+        return load_images()
 
     def model(self):
         return vgg16(classes=10, width=int(os.environ.get("BENCH_WIDTH", "8")))

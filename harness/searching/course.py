@@ -42,9 +42,7 @@ class Course:
         self._seen: dict[int, dict[str, Any]] = {}  # by trial: what the search has noted of it
         self._order = 0  # the number of notes so far
         self._best = math.inf  # of the trials that finished
-        self._copied: dict[str, Any] | None = (
-            None  # values of the newest trial if they were known: the next trial is near
-        )
+        self._copied: dict[str, Any] | None = None  # values of the newest trial, if they were known
         self.nears_end: Callable[[], None] = lambda: None  # called when a trial has finished and few are left
         self.why = ""  # why the sweep ends, if not because of the number of trials
         self._restore()

@@ -117,9 +117,7 @@ class Driver:
         """Stops at once. What was trained is on the disk; the runs are marked as interrupted."""
         self._workers.kill_all()
         for task in [*self._active.values(), *self._waiting]:
-            with suppress(
-                Exception
-            ):  # another exception is already raised: these last messages are sent if it is possible
+            with suppress(Exception):  # another one is raised already: last messages are sent if it is possible
                 task.end(KILLED, "interrupted", "stopped; the same command goes on")
 
     def check_stop(self) -> None:
@@ -250,9 +248,8 @@ class Driver:
     def _take_epoch(self, worker: int, task: Task, result: EpochResult) -> None:
         before = task.results[-1].learning_rate if task.results else result.learning_rate
         task.results.append(result)
-        first = {
-            task.objective: result.metrics[task.objective]
-        }  # MLflow's pages compare runs by the metrics that were logged first
+        # MLflow's pages compare runs by the metrics that were logged first.
+        first = {task.objective: result.metrics[task.objective]}
         metrics = first | result.metrics | result.learning_rates | result.diagnostics
         metrics |= {"epoch_seconds": result.epoch_seconds}
         task.log.add_metrics(finite(metrics), result.epoch)

@@ -16,12 +16,8 @@ from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
-EPOCH, POINT, CURVE, NOISE = (
-    1.0,
-    0.6,
-    0.4,
-    0.02,
-)  # variances: of an epoch, of a point, of a point's curve, of an observation
+# Variances: of an epoch, of a point, of a point's curve, of an observation.
+EPOCH, POINT, CURVE, NOISE = 1.0, 0.6, 0.4, 0.02
 POINT_LENGTH = 0.35  # length scale over the cube of points, times the square root of its dimensions
 EPOCH_LENGTH = 0.7  # length scale over epochs, as a part of the logarithm of all epochs
 MOST, KEPT = 1_000, 600  # observations in the model; if there are more, so many are kept
@@ -82,10 +78,8 @@ class Promise:
 
     def _reset(self) -> None:
         self._rows, self._count = [], 0
-        self._factor = np.zeros((64, 64))  # the Cholesky factor of the observations' covariance
-        self._solved = np.zeros(
-            (64, len(self._places))
-        )  # the factor's inverse, times the covariance of observations and last epochs
+        # The Cholesky factor of the observations' covariance, and its inverse times their covariance with last epochs.
+        self._factor, self._solved = np.zeros((64, 64)), np.zeros((64, len(self._places)))
         self._explained = np.zeros(len(self._places))
 
     def _extend(self, point: int, epoch: int) -> None:

@@ -11,17 +11,8 @@ from harness.searching.promise import Promise
 from harness.searching.space import Space
 from harness.searching.stagnation import Stagnation
 
-STAGES = (
-    1 / 30,
-    2 / 30,
-    4 / 30,
-    6 / 30,
-    9 / 30,
-    13 / 30,
-    18 / 30,
-    24 / 30,
-    1,
-)  # trials wait after these shares of all epochs
+# Trials wait after these shares of all epochs.
+STAGES = (1 / 30, 2 / 30, 4 / 30, 6 / 30, 9 / 30, 13 / 30, 18 / 30, 24 / 30, 1)
 AT_RANDOM = 3  # random points before the first choice by expected improvement
 TINY = 1e-9  # a chance that counts as none
 SAME = 1e-9  # smaller differences of promise count as equal
@@ -83,12 +74,12 @@ class TreeSearch:
                 self.value[point] = seen[common - 1] if common else np.inf
                 self.is_over[point] |= is_over and common == len(curve)
 
-    def choose(self, busy: Mapping[int, int], *, to_end: bool, barred: Collection[int] = ()) -> Move | None:
+    def choose(self, busy: Mapping[int, int], *, to_end: bool) -> Move | None:
         """The point with the largest expected improvement, and the epoch at which it waits next; None if all is known.
 
         `busy` has the points that train now and until when; `to_end` asks for all of a point's epochs at once.
         """
-        points = self._open({*busy, *barred})
+        points = self._open(busy)
         if not len(points):
             return None
         chance = random.Random(f"{self._seed}/{self._moves + len(busy)}")

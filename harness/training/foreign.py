@@ -19,9 +19,7 @@ SCHEDULERS = (
 EPOCHS = ("epoch", "epoca", "época", "epochs", "current_epoch")
 NEXT_EPOCHS = ("start_epoch", "next_epoch")
 OF_THE_IMAGENET_EXAMPLE = ("best_acc1", "best_prec1")  # files with these keys hold the number of the next epoch
-Progress = tuple[
-    int | None, str
-]  # the number of epochs that are done, None if it is not in the file; and how that is known
+Progress = tuple[int | None, str]  # epochs that are done (None: not in the file), and how that is known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,25 @@ def find_hidden(built: "Built", before: Hidden) -> tuple[list[str], list[str]]:
     return counters, others
 
 
+def closure_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables that a function keeps from where it was defined."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def globals_of(cls: type) -> Iterator[tuple[str, Any]]:
+    """The globals of a spec's file that a step may change: values, containers, tensors, and objects of its classes."""
+    methods = (value for value in vars(cls).values() if isinstance(value, types.FunctionType))
+    method = next(methods, None)
+    for name, value in list(method.__globals__.items()) if method is not None else ():
+        is_own = type(value).__module__ == cls.__module__
+        if not name.startswith("__") and (is_own or isinstance(value, dict | list | set | int | float | Tensor)):
+            yield name, value
+
+
 def _candidates(built: "Built") -> Iterator[tuple[str, str, Any]]:
     """Values that no `state_dict()` has: a key, a description, and the value."""
     parts = built.parts
@@ -53,9 +72,8 @@ def _candidates(built: "Built") -> Iterator[tuple[str, str, Any]]:
         for place, hook in enumerate(_hooks(optimizer)):
             yield from _closure(hook, f"optimizer{number}.hook{place}", "a hook of the optimizer")
     yield from _closure(parts.loss, "loss", "the loss")
-    for name, value in _globals_of_methods(type(parts.experiment)).items():
-        if not name.startswith("__") and isinstance(value, dict | list | set | int | float | Tensor):
-            yield f"global.{name}", f"the global {name}", value
+    for name, value in globals_of(type(parts.experiment)):
+        yield f"global.{name}", f"the global {name}", value
 
 
 def _hooks(owner: Any) -> Iterator[Any]:
@@ -65,21 +83,10 @@ def _hooks(owner: Any) -> Iterator[Any]:
 
 
 def _closure(function: Any, key: str, where: str) -> Iterator[tuple[str, str, Any]]:
-    """The variables that a function keeps from where it was defined."""
     inner = getattr(function, "__func__", function)
     if isinstance(inner, types.FunctionType):
-        for name, cell in zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True):
-            try:
-                yield f"{key}.{name}", f"{name} in {where}", cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-
-
-def _globals_of_methods(cls: type) -> dict[str, Any]:
-    for value in vars(cls).values():
-        if isinstance(value, types.FunctionType):
-            return value.__globals__
-    return {}
+        for name, value in closure_of(inner):
+            yield f"{key}.{name}", f"{name} in {where}", value
 
 
 def _own_tensors(built: "Built") -> set[int]:

@@ -6,7 +6,7 @@ A CUDA graph has the addresses of the former built in, and everything that follo
 import random
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from harness.data import Arrays, Data
 from harness.training.fused import DeviceRates
+from harness.training.hidden import closure_of, globals_of
 from harness.training.parts import Parts
 from harness.training.state import OF_SCHEDULERS
 
@@ -54,7 +55,7 @@ class Reach:
         for number, optimizer in enumerate(parts.optimizers.values()):
             self._enter_optimizer("the optimizer" if not number else f"optimizer {number}", optimizer)
         self._enter_class("self", type(parts.experiment), 0)
-        for name, value in _globals_of(type(parts.experiment)):
+        for name, value in globals_of(type(parts.experiment)):
             self._enter(f"the global {name}", value, 0)
 
     def is_where(self, before: "Reach") -> bool:
@@ -97,7 +98,7 @@ class Reach:
             self._enter(name, value.__self__, depth + 1)
             self._enter(name, value.__func__, depth + 1)
         elif isinstance(value, types.FunctionType):
-            self._enter_all(name, _closure(value), depth)
+            self._enter_all(name, closure_of(value), depth)
             self._enter_all(name, vars(value).items(), depth)
         elif hasattr(value, "__dict__"):
             self._enter_all(name, vars(value).items(), depth)
@@ -137,21 +138,3 @@ def _generator_state(value: Any) -> str | None:
     if isinstance(value, np.random.RandomState):
         return repr(value.get_state())
     return str(value.get_state().tolist()) if isinstance(value, torch.Generator) else None
-
-
-def _closure(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-
-
-def _globals_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """The globals of a spec's file that a step may change: values, containers, tensors, and objects of its classes."""
-    methods = (value for value in vars(cls).values() if isinstance(value, types.FunctionType))
-    method = next(methods, None)
-    for name, value in list(method.__globals__.items()) if method is not None else ():
-        is_own = type(value).__module__ == cls.__module__
-        if not name.startswith("__") and (is_own or isinstance(value, dict | list | set | int | float | Tensor)):
-            yield name, value

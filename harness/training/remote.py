@@ -62,9 +62,7 @@ class RemoteTree(Tree):
         self._leases: dict[str, str] = {}  # names of objects, by node
         self._generations: dict[str, int] = {}
         self._ended: dict[str, int] = {}  # last generations of leases that are about to be removed
-        self._watched: dict[
-            str, tuple[bytes, float]
-        ] = {}  # leases of others: their content, and since when they have it
+        self._watched: dict[str, tuple[bytes, float]] = {}  # leases of others: content, and since when
         self._looked: dict[str, float] = {}  # when the address was last asked for an epoch
         self._denied: dict[str, float] = {}
         self._beating = threading.Lock()
