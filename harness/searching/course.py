@@ -10,7 +10,7 @@ from harness.search import Hyperparameter, LogUniform, Uniform
 from harness.searching.limits import Limits
 from harness.searching.plan import Plan
 from harness.searching.space import Space
-from harness.searching.study import KNOWN, SEEN, WAITING, OpenTrial, Study, trial_name
+from harness.searching.study import BEFORE, EARLIER, KNOWN, SEEN, UNCOUNTED, WAITING, OpenTrial, Study, trial_name
 from harness.searching.task import Task
 from harness.searching.tree import Move, TreeSearch
 
@@ -218,8 +218,9 @@ class Course:
                 for own, epochs in task.shared
                 if all(fixed[name] == value for name, value in own.items() if name in fixed)
             ]
-            trained = len(task.results) - len(task.reused)
-            self._seen[asked.number] = {"looks": [*seen["looks"], look], "shared": shared, "trained": trained}
+            trained = len(task.results) - len(task.reused) - seen.get(BEFORE, 0)
+            now = {"looks": [*seen["looks"], look], "shared": shared, "trained": trained}
+            self._seen[asked.number] = seen | now
             asked.note_seen(self._seen[asked.number])
             self._take_in(asked.values, curve, shared, outcome)
         if outcome == WAITING:
@@ -239,7 +240,8 @@ class Course:
         if trials and trials[-1].user_attrs.get("outcome") == KNOWN:
             self._copied = self._study.values_of(trials[-1])
         for trial in trials:
-            if trial.params.keys() >= self._plan.searched.keys():
+            is_here = trial.user_attrs.get("outcome") != EARLIER
+            if is_here and trial.params.keys() >= self._plan.searched.keys():
                 point = self._tree.space.find(self._study.values_of(trial))
                 self._begun |= set() if point is None else {point}
             if SEEN not in trial.user_attrs:
@@ -251,7 +253,7 @@ class Course:
                 reported = trial.intermediate_values
                 curve = [self._sign * reported.get(epoch, math.nan) for epoch in range(look["epochs"])]
                 looks.append((look["order"], values, curve, shared, look["outcome"]))
-            if trial.value is not None and trial.user_attrs.get("outcome") != KNOWN:
+            if trial.value is not None and trial.user_attrs.get("outcome") not in UNCOUNTED:
                 self._best = min(self._best, self._sign * trial.value)
         for order, values, curve, shared, outcome in sorted(looks, key=lambda look: look[0]):
             self._order = order

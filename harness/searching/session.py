@@ -4,20 +4,33 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import optuna
+
 from harness.errors import FAILED, HarnessError
 from harness.files import remove_abandoned
 from harness.reporting.screen import Screen, shown_seconds, shown_values
 from harness.searching.agreement import check_agreement, last_sweep, study_uids
 from harness.searching.course import Course, at_edge
 from harness.searching.limits import Limits
+from harness.searching.longer import carry_trials, has_waiting, is_longer
 from harness.searching.outcome import SweepResult
 from harness.searching.plan import Options, Plan, identity_of
 from harness.searching.requests import build_task, open_experiment, source_tags
-from harness.searching.study import KNOWN, WAITING, OpenTrial, Study, trial_name
+from harness.searching.study import (
+    BEFORE,
+    CARRIES,
+    SEEN,
+    UNCOUNTED,
+    WAITING,
+    OpenTrial,
+    Study,
+    is_unfinished,
+    trial_name,
+)
 from harness.searching.task import Task
 from harness.tracking.journal import (
     archive_study,
-    count_archived,
+    archived_studies,
     open_database,
     open_journal,
     open_study,
@@ -30,6 +43,8 @@ from harness.tracking.tags import KIND, STATUS, STUDY, SWEEP, TRIAL, TRIAL_KIND,
 from harness.workers.messages import Train
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from harness.results.registry import Registrar
 
 
@@ -81,7 +96,7 @@ class SweepSession:
     def check_outcome(self) -> None:
         """Says how many trials failed; raises `HarnessError` if all of them did."""
         told = [trial.user_attrs.get("outcome") for trial in self._study.trials()]
-        outcomes = [outcome for outcome in told if outcome not in (None, KNOWN)]
+        outcomes = [outcome for outcome in told if outcome not in (None, *UNCOUNTED)]
         counts = {name: outcomes.count(name) for name in ("failed", "diverged") if name in outcomes}
         if not counts:
             return
@@ -108,8 +123,10 @@ class SweepSession:
     def _totals(self) -> tuple[int, int, float]:
         """The epochs that the trials asked for, how many of them were known, and the seconds of training."""
         names = ("epochs", "reused_epochs", "saved_seconds")
-        asked, reused, saved = (sum(trial.user_attrs.get(name, 0) for trial in self._study.trials()) for name in names)
-        return round(asked), round(reused), saved
+        told = [trial.user_attrs for trial in self._study.trials()]
+        asked, reused, saved = (sum(attributes.get(name, 0) for attributes in told) for name in names)
+        before = sum(attributes.get(SEEN, {}).get(BEFORE, 0) for attributes in told if "epochs" in attributes)
+        return round(asked), round(reused) + before, saved
 
     def _best_record(self) -> RunRecord | None:
         """The best run. It may be a run of `train`: the command `best` gives the same one."""
@@ -133,20 +150,22 @@ class SweepSession:
         options, plan = self._options, self._plan
         identity = identity_of(plan)
         before = open_study(self._storage, options.name)
+        if before is not None and is_unfinished(before):
+            before = None
         if not options.is_fresh:
             uids = study_uids(self._storage) if before is None else ()
             check_agreement(self.store, self._experiment_id, before, uids=uids)
         earlier = 0 if before is not None else last_sweep(self.store, self._experiment_id)  # if its study was lost
+        carried = None if before is None else before.user_attrs.get(CARRIES)
+        archives = archived_studies(self._storage, options.name)
+        if before is None and archives:  # an earlier command was killed before it had made its study
+            last = optuna.load_study(study_name=archives[-1], storage=self._storage)
+            carried = archives[-1] if continues(last, plan) else None
         if before is not None:
             changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
             if changes or options.is_fresh:
-                uid, earlier = before.user_attrs.get("uid", ""), before.user_attrs.get("number", 0)
-                archived = archive_study(self._storage, options.name)
-                self._close_runs(uid, archived)
-                self._screen.say(
-                    f"{_why_anew(changes)}.\nA new study starts; the earlier one and its runs are kept as {archived}: "
-                    f"--study {archived.rpartition('~')[2]} shows them."
-                )
+                earlier = before.user_attrs.get("number", 0)
+                carried = self._archive(before, changes)
         study = Study(
             self._storage,
             options.name,
@@ -157,19 +176,49 @@ class SweepSession:
             sampler=plan.fixed["sampler"],
             pruner=plan.fixed["pruner"],
             identity=identity,
-            number=max(count_archived(self._storage, options.name), earlier) + 1,
+            carries=carried,
+            number=max(len(archived_studies(self._storage, options.name)), earlier) + 1,
         )
+        if carried is not None:
+            carry_trials(self._storage, carried, study)
+            self._carry_runs(carried, study)
         for change in study.note_recipe(plan.report.recipe):
             self._screen.say(f"{change}: epochs trained before are not reused.")
         return study
 
+    def _archive(self, before: optuna.Study, changes: list[str]) -> str | None:
+        """Keeps the study under another name; returns that name if its trials that wait continue in the new one."""
+        uid, goes_on = before.user_attrs.get("uid", ""), continues(before, self._plan)
+        archived = archive_study(self._storage, self._options.name)
+        if not goes_on:
+            self._close_runs(uid, archived)
+        self._screen.say(
+            f"{_why_anew(changes)}.\nA new study starts; the earlier one and its runs are kept as {archived}: "
+            f"--study {archived.rpartition('~')[2]} shows them.{' Its waiting trials go on in the new one.' * goes_on}"
+        )
+        return archived if goes_on else None
+
     def _close_runs(self, study_uid: str, archived: str) -> None:
         """Ends the runs that an earlier study left open."""
+        for run in self._open_runs(study_uid):
+            log = self.store.resume_run(run.info.run_id)
+            log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not continue")
+
+    def _carry_runs(self, earlier: str, study: Study) -> None:
+        """Gives the open runs of an earlier study to this one, which has their trials."""
+        uid = optuna.load_study(study_name=earlier, storage=self._storage).user_attrs.get("uid", "")
+        for run in self._open_runs(uid):
+            log = RunLog(self.store, run)
+            log.add_tags({STUDY: study.uid, SWEEP: study.number})
+            log.send()
+
+    def _open_runs(self, study_uid: str) -> list["Run"]:
+        """The runs of a study that wait, were interrupted, or were training when their command was killed."""
         of_study = where(STUDY, study_uid)
-        for is_open in ("attributes.status = 'RUNNING'", where(STATUS, "interrupted"), where(STATUS, WAITING)):
-            for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {is_open}"):
-                log = self.store.resume_run(run.info.run_id)
-                log.end(FAILED_STATUS, "failed", f"of an earlier study, {archived}, which does not continue")
+        queries = ("attributes.status = 'RUNNING'", where(STATUS, "interrupted"), where(STATUS, WAITING))
+        return [
+            run for query in queries for run in self.store.find_runs(self._experiment_id, f"{of_study} AND {query}")
+        ]
 
     def _task(self, asked: OpenTrial) -> Task:
         options, plan = self._options, self._plan
@@ -225,9 +274,20 @@ def describe_study(options: Options, plan: Plan) -> str:
         return "The first study would start."
     changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
     if changes or options.is_fresh:
-        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would be kept."
-    count = sum(trial.user_attrs.get("outcome") != KNOWN for trial in before.trials)
+        goes_on = " Its waiting trials would go on." * continues(before, plan)
+        return f"{_why_anew(changes)}.\nA new study would start; the earlier runs would be kept.{goes_on}"
+    count = sum(trial.user_attrs.get("outcome") not in UNCOUNTED for trial in before.trials)
     return f"The study would continue: it has {count} trials."
+
+
+def continues(before: optuna.Study, plan: Plan) -> bool:
+    """Whether the trials of an earlier study that wait continue in the new one, which has more epochs.
+
+    They do if their learning rates stay what they were: `scheduler()` does not read the number of epochs.
+    """
+    longer = is_longer(json.loads(before.user_attrs.get("identity", "{}")), identity_of(plan))
+    is_fit = plan.fixed["sampler"] == "tree" and "epochs" not in plan.report.schedules_by
+    return longer and is_fit and not plan.options.is_fresh and has_waiting(before)
 
 
 def dry_result(options: Options, plan: Plan) -> SweepResult:

@@ -29,6 +29,10 @@ UNTIL = "until"  # the epoch at which a trial that is trained in stages waits ne
 SEEN = "seen"  # what the search over the tree has noted of a trial
 WAITING = "waiting"  # the outcome of a trial that waits and continues later
 KNOWN = "known"  # the outcome of a point whose whole path was known when it was proposed
+EARLIER = "earlier"  # the outcome of a trial that ended in an earlier study, which had fewer epochs
+UNCOUNTED = (KNOWN, EARLIER)
+CARRIES = "carries"  # user attribute of a study: the name of the earlier study whose trials it has, or None
+BEFORE = "before"  # in what is noted of a trial: epochs that it trained in an earlier study
 RANDOM_FIRST = 10  # random trials before TPE is used, as in Optuna
 MOST_DRAWS = 100
 PRUNERS = ("median", "hyperband", "successive_halving")
@@ -95,6 +99,7 @@ class Study:
         pruner: Any,
         identity: Mapping[str, Any],
         number: int = 1,
+        carries: str | None = None,
     ) -> None:
         self._searched = dict(hyperparameters)
         self._seed, self._sampler_name, self._storage = seed, sampler, storage
@@ -109,17 +114,22 @@ class Study:
                 pruner=self.pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-        if "identity" not in self._study.user_attrs:
-            self._study.set_user_attr("identity", json.dumps(identity, default=repr))
+        if is_unfinished(self._study):
             self._study.set_user_attr("uid", os.urandom(6).hex())
             self._study.set_user_attr("number", number)
+            self._study.set_user_attr(CARRIES, carries)
+            self._study.set_user_attr("identity", json.dumps(identity, default=repr))
         self.number = int(self._study.user_attrs.get("number", number))  # among the studies of its spec
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if self._study.metric_names is None:
                 self._study.set_metric_names([objective])
+        self.count_trials()
+
+    def count_trials(self) -> None:
+        """Reads the trials of the storage."""
         trials = self.trials()  # once: listing thousands takes its time
-        self.count: int = sum(trial.user_attrs.get("outcome") != KNOWN for trial in trials)
+        self.count: int = sum(trial.user_attrs.get("outcome") not in UNCOUNTED for trial in trials)
         self.next_number = len(trials)
         self._history = History(self._study, trials)
 
@@ -144,12 +154,12 @@ class Study:
             self._study.ask()  # makes the enqueued values a running trial
             trials = self.trials()
         running = [frozen for frozen in trials if frozen.state == TrialState.RUNNING]
-        return [self._open(Trial(self._study, t._trial_id), t) for t in running if not _waits(t)]
+        return [self._open(Trial(self._study, t._trial_id), t) for t in running if not waits(t)]
 
     def waiting(self) -> list[OpenTrial]:
         """The trials that wait."""
         running = [frozen for frozen in self.trials() if frozen.state == TrialState.RUNNING]
-        return [self._open(Trial(self._study, t._trial_id), t) for t in running if _waits(t)]
+        return [self._open(Trial(self._study, t._trial_id), t) for t in running if waits(t)]
 
     def ask(self, values: Mapping[str, Any] | None = None, *, until: int | None = None) -> OpenTrial:
         """A new trial, with the sampler's values or those given; `until` is the epoch at which it waits first."""
@@ -261,7 +271,12 @@ class Study:
         return {name: self._searched[name].recorded(value) for name, value in point.items()}
 
 
-def _waits(trial: FrozenTrial) -> bool:
+def is_unfinished(study: optuna.Study) -> bool:
+    """Whether the command that made a study was killed before the study was complete: it has no identity."""
+    return "identity" not in study.user_attrs and not study.get_trials(deepcopy=False)
+
+
+def waits(trial: FrozenTrial) -> bool:
     """Whether a trial has reached the epoch at which it waits."""
     seen = trial.user_attrs.get(SEEN, {"looks": []})["looks"]
     return bool(seen) and seen[-1]["epochs"] == trial.user_attrs.get(UNTIL)

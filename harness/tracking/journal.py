@@ -118,9 +118,10 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study | None:
         return None
 
 
-def count_archived(storage: BaseStorage, name: str) -> int:
-    """The number of earlier studies of a spec."""
-    return sum(other.rpartition("~")[0] == name for other in optuna.get_all_study_names(storage))
+def archived_studies(storage: BaseStorage, name: str) -> list[str]:
+    """The names of the earlier studies of a spec, the newest one last."""
+    names = [other for other in optuna.get_all_study_names(storage) if other.rpartition("~")[0] == name]
+    return sorted(names, key=lambda other: int(other.rpartition("~")[2]))
 
 
 def archive_study(storage: BaseStorage, name: str) -> str:

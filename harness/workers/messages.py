@@ -48,6 +48,7 @@ class PreflightReport:
     train_images: int
     corner: dict[str, Any]  # the values that need most memory, where they are not the defaults
     proof: Proof  # of the rehearsal
+    schedules_by: frozenset[str] = frozenset()  # settings and hyperparameters that scheduler() reads
     generation: int = 0  # of the family of recipes: see `training/fingerprints.py`
     fingerprints: Fingerprints | None = None  # to keep, where they are new
     fingerprint_note: str | None = None  # says that the first steps give other numbers than before

@@ -73,6 +73,7 @@ def preflight(request: Preflight, spec: Spec, cache: DataCache) -> PreflightRepo
         train_images=len(data.train),  # type: ignore[arg-type]
         corner=corner,
         proof=proof,
+        schedules_by=frozenset(built.scheduler_reads),
         generation=checked.generation,
         fingerprints=checked.kept,
         fingerprint_note=checked.note,

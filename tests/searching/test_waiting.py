@@ -42,6 +42,51 @@ def test_a_larger_budget_goes_on_with_the_trials_that_wait(harness: Callable[...
     assert best and after[best[1]]["outcome"] == "finished", "the best one was trained to its end"
 
 
+def test_more_epochs_go_on_with_the_trials_that_wait(harness: Callable[..., Any], spec: Path) -> None:
+    harness("sweep", spec, "--jobs", 1, "--budget", 14, "--store", "st")
+    before = read_store(spec.parent / "st")
+    waiting = {name for name, run in before.items() if run["outcome"] == "waiting"}
+    dry = harness("sweep", spec, "--budget", 60, "--epochs", 12, "--store", "st", "--dry-run").out
+    assert "Its waiting trials would go on." in dry and read_store(spec.parent / "st") == before
+
+    longer: list[object] = ["sweep", spec, "--jobs", 1, "--epochs", 12, "--store", "st", "--budget"]
+    said = harness(*longer, 60).out
+    assert "epochs (8 before, 12 now)" in said and "Its waiting trials go on in the new one." in said
+    assert trained(said) == 60, "a new study has a budget of its own"
+    assert "changed" not in harness(*longer, 75).out
+    after = read_store(spec.parent / "st")
+    went_on = {name for name in waiting if len(after[name]["metrics"]["val_loss"]) > 8}
+    assert went_on, "no trial that waited went on beyond the 8 epochs of the first study"
+    for name, run in before.items():
+        losses = run["metrics"]["val_loss"]
+        assert set(losses) <= set(after[name]["metrics"]["val_loss"])
+        assert name in waiting or after[name] == run, "a finished run changed"
+    assert len({str(after[name]["params"]) for name in waiting}) == len(waiting)
+    listed = harness("runs", spec, "--store", "st").out
+    assert all(name in listed for name in waiting), "waiting trials belong to the newest study"
+    assert not any(name in listed for name in set(before) - waiting)
+
+    one = next(iter(went_on))
+    given = [part for name, value in after[one]["params"].items() for part in ("--set", f"{name}={value}")]
+    harness("train", spec, "--epochs", 12, *given, "--store", "alone")
+    (alone,) = read_store(spec.parent / "alone").values()
+    assert set(after[one]["metrics"]["val_loss"]) <= set(alone["metrics"]["val_loss"]), (
+        "it is not the run that trains without a stop"
+    )
+
+
+def test_trials_whose_learning_rates_depend_on_the_number_of_epochs_begin_anew(
+    harness: Callable[..., Any], spec: Path
+) -> None:
+    plateau = "optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)"
+    cosine = "optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs, self.factor * self.patience / 1e3)"
+    assert plateau in spec.read_text()
+    spec.write_text(spec.read_text().replace(plateau, cosine))
+    harness("sweep", spec, "--jobs", 1, "--budget", 14, "--store", "st")
+    said = harness("sweep", spec, "--jobs", 1, "--budget", 14, "--epochs", 12, "--store", "st").out
+    assert "epochs (8 before, 12 now)" in said and "go on" not in said
+
+
 @pytest.mark.slow
 def test_a_sweep_with_waiting_trials_killed_again_and_again_ends_as_an_uninterrupted_one(
     harness: Callable[..., Any], spec: Path, tmp_path: Path, zygote: Any
@@ -55,6 +100,22 @@ def test_a_sweep_with_waiting_trials_killed_again_and_again_ends_as_an_uninterru
     assert read_study(killed) == read_study(whole)
     assert_same_checkpoints(killed, whole)
     assert {run["outcome"] for run in read_store(whole).values()} == {"finished", "waiting"}
+
+
+@pytest.mark.slow
+def test_a_study_with_more_epochs_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path, zygote: Any
+) -> None:
+    slow(spec, 0.1)
+    for store in ("whole", "killed"):
+        harness("sweep", spec, "--jobs", 1, "--budget", 14, "--store", store, HARNESS_PACE="0")
+    sweep: list[object] = ["sweep", spec, "--jobs", 1, "--epochs", 12, "--budget", 40, "--store"]
+    harness(*sweep, "whole", HARNESS_PACE="0")
+    assert run_killed(zygote, tmp_path, [*sweep, "killed"], 8, longest=4.0) == 8
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert read_store(killed) == read_store(whole)
+    assert read_study(killed) == read_study(whole)
+    assert_same_checkpoints(killed, whole)
 
 
 def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spec: Path) -> None:
