@@ -1,5 +1,6 @@
 """Small specs, stores of their own, and the command line."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 from running import Finished, Zygote
 from small import SPEC
+
+for ignored in (signal.SIGINT, signal.SIGHUP):  # by what a shell, or nohup, starts in the background
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, lambda *_: None)  # still ignored here, but not by the commands that tests start
 
 
 @pytest.fixture(scope="session")

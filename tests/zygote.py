@@ -79,7 +79,9 @@ def start(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) ->
     if pid:
         return pid
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
+    # What a shell, or nohup, starts in the background ignores these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env, HARNESS_START_METHOD="fork")
