@@ -20,7 +20,7 @@ from harness.training.attributes import tensors_in
 from harness.training.data_cache import DataCache
 from harness.training.device import choose_precision, seed_all, set_products
 from harness.training.fused import fuse
-from harness.training.graph import StepGraph
+from harness.training.graph import StepGraph, has_graphs
 from harness.training.measures import default_measures
 from harness.training.parts import Parts, named
 from harness.training.results import Proof
@@ -119,7 +119,7 @@ class Built:
             self.parts.scheduler = experiment.scheduler(optimizer)
         check_schedulers(spec, self.parts.scheduler)
         self.scheduler_reads |= scheduler_reads
-        if device.type == "cuda":
+        if has_graphs(device):
             self.graph = StepGraph(
                 self.parts, self.data, device=device, precision=self.precision,
                 batch_size=self.values_of(experiment, "batch_size"),

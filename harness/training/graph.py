@@ -162,6 +162,11 @@ class StepGraph:
         ]
 
 
+def has_graphs(device: torch.device) -> bool:
+    """Whether steps can be graphs on this device."""
+    return device.type == "cuda"
+
+
 def why_not(data: Data, parts: Parts, device: torch.device, *, batch_size: int) -> str | None:
     """Why a step cannot be a CUDA graph; None where nothing speaks against it."""
     optimizers = parts.optimizers.values()

@@ -58,10 +58,16 @@ def asks_for_metric(scheduler: Any) -> bool:
 
 
 def try_batch_schedulers(built: "Built") -> None:
-    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` if one ends too early."""
+    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` if one cannot or ends too early."""
     experiment = built.experiment
     batches = built.data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps)
     schedulers = named(_scheduler_over_shadows(built, experiment)[1])
+    for scheduler in schedulers.values():
+        if scheduler is not None and asks_for_metric(scheduler):
+            raise HarnessError(
+                f"{built.spec.path}: a {type(scheduler).__name__} steps after each epoch, because it watches a metric "
+                'of the epoch. Leave out scheduler_step = "batch".'
+            )
     for number in range(1, min(batches * experiment.epochs, MOST_TRIED_STEPS) + 1):
         for scheduler in schedulers.values():
             if scheduler is None:

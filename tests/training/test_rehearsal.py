@@ -192,3 +192,8 @@ def test_replaced_initial_weights_are_another_recipe(write: Write, make: Make, t
 def test_several_objects_keep_the_shape_that_the_spec_gave_them() -> None:
     for returned in ("a", ["a", "b"], {"x": "a", "y": "b"}):
         assert like(returned, named(returned)) == returned
+
+
+def test_a_scheduler_that_watches_a_metric_steps_after_epochs(write: Write, make: Make) -> None:
+    with pytest.raises(HarnessError, match="a ReduceLROnPlateau steps after each epoch.*Leave out scheduler_step"):
+        make(write(("    epochs = 6", '    epochs = 6\n    scheduler_step = "batch"')))
