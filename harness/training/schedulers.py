@@ -58,7 +58,7 @@ def asks_for_metric(scheduler: Any) -> bool:
 
 
 def try_batch_schedulers(built: "Built") -> None:
-    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` if one cannot or ends too early."""
+    """Steps schedulers of batches through a whole run, without a model; raises `HarnessError` if one ends too early."""
     experiment = built.experiment
     batches = built.data.steps(experiment.batch_size, epoch_steps=experiment.epoch_steps)
     schedulers = named(_scheduler_over_shadows(built, experiment)[1])

@@ -195,5 +195,5 @@ def test_several_objects_keep_the_shape_that_the_spec_gave_them() -> None:
 
 
 def test_a_scheduler_that_watches_a_metric_steps_after_epochs(write: Write, make: Make) -> None:
-    with pytest.raises(HarnessError, match="a ReduceLROnPlateau steps after each epoch.*Leave out scheduler_step"):
+    with pytest.raises(HarnessError, match=r"a ReduceLROnPlateau steps after each epoch.*Leave out scheduler_step"):
         make(write(("    epochs = 6", '    epochs = 6\n    scheduler_step = "batch"')))
