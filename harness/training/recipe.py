@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from harness import __version__
 from harness.settings import IN_EVERY_RECIPE, SETTINGS
 from harness.spec import Spec
 from harness.training.attributes import tensors_in
 from harness.training.device import choose_threads, describe_device
+from harness.training.state import as_bytes
 
 if TYPE_CHECKING:
     from harness.training.build import Built
@@ -127,13 +127,9 @@ def weights_digest(built: "Built") -> str:
         for tensor in tensors_in(module):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + tensor_bytes(tensor))
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(as_bytes(tensor).numpy().data)
     return digest.hexdigest()[:16]
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The values of a tensor as bytes, whatever its layout in memory."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def build_recipe(

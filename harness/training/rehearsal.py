@@ -29,12 +29,12 @@ from harness.training.checkpoint import build_checkpoint, pack
 from harness.training.device import noting_nondeterminism, seed_all
 from harness.training.hidden import find_hidden, note_hidden
 from harness.training.loop import evaluate, train_epoch
-from harness.training.recipe import tensor_bytes
 from harness.training.refusals import check_outputs, explain_step
 from harness.training.results import Proof, structure_of
 from harness.training.schedulers import Siblings, step_schedulers, try_batch_schedulers
 from harness.training.state import (
     Knobs,
+    TensorDigest,
     capture,
     capture_gradients,
     not_storable,
@@ -42,6 +42,7 @@ from harness.training.state import (
     restore,
     same_bits,
     set_knobs,
+    with_digests,
 )
 from harness.training.user_code import calling
 
@@ -60,13 +61,13 @@ class Rehearsed:
 
 @dataclass(kw_only=True, eq=False)
 class Segment:
-    """Some steps of an epoch: their losses, the measures, and the state after them."""
+    """Some steps of an epoch: their losses, the measures, and the state after them, with digests for its tensors."""
 
     losses: list[Tensor]
     metrics: dict[str, float]
     knobs: Knobs
     state: dict[str, Any]
-    gradients: dict[str, Tensor]
+    gradients: dict[str, Any]
     has_outputs: bool
     step_seconds: float
 
@@ -117,11 +118,11 @@ def take_fingerprint(built: Built) -> str:
 
 def fingerprint_of(segment: Segment) -> str:
     """A digest of the losses and of the state after the first steps."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(with_digests(segment.losses)).encode())
 
     def add(name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            digest.update(name.encode() + tensor_bytes(value))
+        if isinstance(value, TensorDigest):
+            digest.update(f"{name} {value}".encode())
         elif isinstance(value, dict):
             for key, item in value.items():
                 add(f"{name}.{key}", item)
@@ -129,7 +130,6 @@ def fingerprint_of(segment: Segment) -> str:
             for number, item in enumerate(value):
                 add(f"{name}.{number}", item)
 
-    add("losses", segment.losses)
     for name in ("state_dict", "optimizer", "loss", "buffers"):
         add(name, segment.state.get(name))
     return digest.hexdigest()[:16]
@@ -155,10 +155,13 @@ def _play_again(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -
     built.renew()
     before = note_hidden(built)
     built.parts.keeps_gradients = True
-    again = _play(built, 0, FIRST, reads, between=lambda: Siblings(built))
+    packed: list[tuple[bytes, int]] = []
+    again = _play(
+        built, 0, FIRST, reads, between=lambda: Siblings(built), use=lambda *seen: packed.append(_packed(built, *seen))
+    )
+    [(content, size)] = packed
     counters, others = find_hidden(built, before)
     others += [f"the attribute {name}" for name in not_storable(built.parts)]
-    content, size = _packed(built, again)
     what = _difference(whole[0], again)
     if what is not None:
         built.renew()
@@ -234,25 +237,26 @@ def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: 
     return _difference(whole[1], _play(built, 1, len(whole[1].losses), reads))
 
 
-def _packed(built: Built, segment: Segment) -> tuple[bytes, int]:
-    """The checkpoint after a segment as the bytes of its file, and the size of a run's checkpoint."""
+def _packed(built: Built, state: dict[str, Any], metrics: dict[str, float]) -> tuple[bytes, int]:
+    """The checkpoint with a state as the bytes of its file, and the size of a run's checkpoint."""
     parts = built.parts
     checkpoint = build_checkpoint(
-        segment.state, optimizer=parts.optimizer,
+        state, optimizer=parts.optimizer,
         groups={name: optimizer.state_dict()["param_groups"] for name, optimizer in parts.optimizers.items()},
-        scheduler=None, epoch=0, experiment=built.experiment, metrics=segment.metrics, spec=built.spec,
+        scheduler=None, epoch=0, experiment=built.experiment, metrics=metrics, spec=built.spec,
         run_id="", node="",
     )  # fmt: skip
     content, _ = pack(checkpoint)
-    gradients = segment.state.get("gradients", {}).values()
+    gradients = state.get("gradients", {}).values()
     return content, len(content) - sum(tensor.numel() * tensor.element_size() for tensor in gradients)
 
 
 def _play(
     built: Built, epoch: int, steps: int, reads: set[str], *,
     between: Callable[[], object] | None = None, is_checked: bool = False, by_graph: bool = False,
+    use: Callable[[dict[str, Any], dict[str, float]], object] = lambda state, metrics: None,
 ) -> Segment:  # fmt: skip
-    """The first steps of an epoch, one batch of validation, and the state then."""
+    """The first steps of an epoch, one batch of validation, and the state then, which `use` gets with the metrics."""
     data, experiment = built.data, built.experiment
     with experiment.recording() as seen:
         if by_graph:
@@ -266,12 +270,14 @@ def _play(
     reads |= seen
     metrics = {f"train_{name}": value for name, value in train.items()}
     metrics |= {f"val_{name}": value for name, value in validation.items()}
+    state = capture(built.parts)
+    use(state, metrics)
     return Segment(
         losses=losses,
         metrics=metrics,
         knobs=read_knobs(built.parts.optimizers),
-        state=capture(built.parts),
-        gradients=capture_gradients(built.parts),
+        state=with_digests(state),
+        gradients=with_digests(capture_gradients(built.parts)),
         has_outputs=len(train) == len(validation),
         step_seconds=seconds,
     )
