@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,8 +130,12 @@ class Experiment(Settings):
                 setattr(cls, name, SETTINGS[name].overridden(value))
             elif name in _OWN:
                 raise HarnessError(f"{name} is a name that Experiment uses itself; choose another one.")
-            elif not name.startswith("_") and name not in _METHODS:
+            elif name.startswith("_"):
+                continue
+            elif name not in _METHODS:
                 _check_spelling(name, value, cls)
+            elif isinstance(value, types.FunctionType):
+                _check_parameters(name, value)
         cls.hyperparameters = inherited
 
     @classmethod
@@ -192,6 +197,15 @@ def _check_hyperparameter(name: str, hyperparameter: Hyperparameter) -> None:
             check_setting(name, point)
     except ValueError as error:
         raise HarnessError(f"{name}: {error}.") from None
+
+
+def _check_parameters(name: str, method: types.FunctionType) -> None:
+    """Raises `HarnessError` if a method does not take what it is called with."""
+    wanted = list(inspect.signature(getattr(Experiment, name)).parameters)
+    try:
+        inspect.signature(method).bind(*wanted)
+    except TypeError:
+        raise HarnessError(f"{name}() is called with other parameters: `def {name}({', '.join(wanted)})`.") from None
 
 
 def _check_spelling(name: str, value: object, cls: type[Experiment]) -> None:

@@ -19,6 +19,8 @@ def define(**attributes: Any) -> type[Experiment]:
     ({"epoch": 3}, "Did you mean 'epochs'?"),
     ({"modell": lambda self: None}, "there is no method 'modell'. Did you mean 'model'?"),
     ({"optimiser": lambda self, parameters: None}, "Did you mean 'optimizer'?"),
+    ({"begin_epoch": lambda self, epoch: None}, "`def begin_epoch(self, model, optimizer, epoch)`"),
+    ({"step": lambda self, model, batch: None}, "`def step(self, model, loss, optimizer, inputs, targets)`"),
     ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0."),
     ({"epochs": 2.5}, "epochs must be a whole number"),
     ({"batch_size": "64"}, "batch_size must be a whole number of at least 1, not '64'."),

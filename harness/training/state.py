@@ -182,7 +182,9 @@ class TensorDigest(str):
 def with_digests(value: Any) -> Any:
     """A state with a `TensorDigest` in place of each tensor: to be compared by `same_bits`, in little memory."""
     if isinstance(value, Tensor):
-        return TensorDigest(f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(as_bytes(value).numpy().data).hexdigest()}")
+        return TensorDigest(
+            f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(as_bytes(value).numpy().data).hexdigest()}"
+        )
     if isinstance(value, dict):
         return {key: with_digests(item) for key, item in value.items()}
     return [with_digests(item) for item in value] if isinstance(value, list | tuple) else value
