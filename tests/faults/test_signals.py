@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +52,17 @@ def test_an_exporter_that_lost_its_driver_ends_without_a_word(zygote: Zygote, sp
     assert started.wait().code == -signal.SIGKILL
     wait_until(lambda: not processes_of(started), lambda: f"left: {processes_of(started)}")
     assert not started.err.read_text()
+
+
+def test_ctrl_c_while_the_libraries_load_shows_no_traceback_of_the_process_that_loads_them() -> None:
+    probe = """
+import os, signal, sys
+class Loading:
+    def find_spec(self, name, *_):
+        if name == "torch":  # in the middle of it: Ctrl-C reaches every process of the terminal
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Loading())
+import harness.workers.forkserver
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
