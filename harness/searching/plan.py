@@ -206,10 +206,13 @@ def say_plan(screen: Screen, plan: Plan, limits: Limits, *, jobs: int) -> None:
     most += [epochs * limits.trials] if limits.trials is not None else []
     seconds = report.epoch_seconds * min(most) / jobs if most else plan.options.timeout_seconds or 0
     if most:
-        disk = report.state_bytes * 3 * max(1, min(most) // epochs)
+        if limits.trials is None:
+            disk = f"about {shown_bytes(2 * report.state_bytes)} of checkpoints a trial"
+        else:
+            disk = f"about {shown_bytes(3 * report.state_bytes * max(1, min(most) // epochs))} of checkpoints"
         screen.say(
-            f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and about "
-            f"{shown_bytes(disk)} of checkpoints; shared epochs cost nothing"
+            f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and {disk}; "
+            "shared epochs cost nothing"
         )
     else:
         screen.say(f"  {report.epoch_seconds:.2g} s an epoch; shared epochs cost nothing")

@@ -84,7 +84,8 @@ def rehearse(built: Built) -> Rehearsed:
         built.proof = replace(built.proof, keeps_network=True)
         built.renew()
     del first
-    if built.parts.schedulers and Built.values_of(built.experiment, "scheduler_step") == "batch":
+    by_batch = bool(built.parts.schedulers) and Built.values_of(built.experiment, "scheduler_step") == "batch"
+    if by_batch:
         try_batch_schedulers(built)
     reads: set[str] = set()
     with noting_nondeterminism() as nondeterministic:
@@ -99,6 +100,7 @@ def rehearse(built: Built) -> Rehearsed:
     searched = (reads | built.reads) & set(built.experiment.hyperparameters)
     built.proof = replace(
         proof,
+        by_batch=by_batch,
         reads=frozenset(reads),
         fingerprint=fingerprint_of(whole[0]),
         structure=structure_of(built.experiment.values(), searched),

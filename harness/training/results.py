@@ -40,6 +40,7 @@ class Proof:
     shares: bool = True
     differs: str | None = None  # what differed, and why, in a clause
     keeps_gradients: bool = False  # the state contains gradients: an epoch ends with some
+    by_batch: bool = False  # the scheduler steps every batch: only trials with equal values have equal epochs
     keeps_network: bool = False  # the spec gives each trial the same network: it is copied
     has_outputs: bool = True  # `step` returns what the metrics of the training part are measured on
     reads: frozenset[str] = frozenset()  # hyperparameters that step(), begin_epoch() and the model read
@@ -65,6 +66,11 @@ class Proof:
             return f"rehearsed: repeats its bits, but {self.differs}: an interrupted run of this begins anew"
         if not self.shares:
             return f"rehearsed: {self.differs}: trials share no epochs"
+        if self.by_batch:
+            return (
+                "rehearsed: repeats its bits, resumes exactly; the scheduler steps every batch, so only trials with "
+                "equal values share epochs"
+            )
         return "rehearsed: repeats its bits, resumes exactly, shares its epochs"
 
 

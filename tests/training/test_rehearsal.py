@@ -51,6 +51,16 @@ def test_the_usual_spec_is_proven_exact(write: Write, make: Make) -> None:
     assert proof.sentence() == "rehearsed: repeats its bits, resumes exactly, shares its epochs"
 
 
+def test_of_a_scheduler_that_steps_every_batch_it_says_which_trials_share_epochs(write: Write, make: Make) -> None:
+    scheduler = "        return lr_scheduler.ReduceLROnPlateau(optimizer, factor=self.factor, patience=self.patience)"
+    by_batch = "        return lr_scheduler.CosineAnnealingLR(optimizer, 1000)"
+    spec = write((scheduler, by_batch), ("batch_size = 20", 'batch_size = 20\n    scheduler_step = "batch"'))
+    assert make(spec).proof.sentence() == (
+        "rehearsed: repeats its bits, resumes exactly; the scheduler steps every batch, so only trials with equal "
+        "values share epochs"
+    )
+
+
 def test_weights_kept_in_a_closure_are_named_and_the_run_begins_anew_to_the_same_bits(
     write: Write, walk: Any, assert_same: Any
 ) -> None:
