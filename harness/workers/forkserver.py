@@ -4,9 +4,7 @@ import atexit
 import os
 import signal
 
-signal.signal(
-    signal.SIGINT, signal.SIG_IGN
-)  # while torch loads, Ctrl-C is for the driver
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # while torch loads, Ctrl-C is for the driver
 
 import harness.workers.preload  # noqa: E402, F401
 
