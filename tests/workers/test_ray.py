@@ -198,25 +198,23 @@ def test_a_training_step_of_ones_own_gives_the_same_on_a_cluster(
     cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path
 ) -> None:
     spec.write_text(OWN_STEP)
-    sweep = [
-        "sweep",
-        spec,
-        "--set",
-        "lr=0.1",
-        "--set",
-        "momentum=0.9",
-        "--set",
-        "sampler=grid",
-        "--trials",
-        6,
-        "--store",
-    ]
+    given = [f"--set={value}" for value in ("lr=0.1", "momentum=0.9", "sampler=grid")]
+    sweep = ["sweep", spec, *given, "--trials", 6, "--store"]
     harness(*sweep, "local", "--jobs", 2)
     harness(*sweep, "ray", "--jobs", 2, "--ray", cluster.address)
     ours, theirs = read_store(tmp_path / "ray"), read_store(tmp_path / "local")
     for run in (*ours.values(), *theirs.values()):
         del run["reused_from"], run["metrics"]["reused_epochs"]
     assert len(ours) == 6 and ours == theirs
+    assert_same_checkpoints(tmp_path / "ray", tmp_path / "local")
+
+
+def test_trials_wait_and_go_on_on_a_cluster(cluster: Cluster, harness: Harness, spec: Path, tmp_path: Path) -> None:
+    for budget in (14, 30):
+        harness("sweep", spec, "--budget", budget, "--jobs", 1, "--store", "local")
+        harness("sweep", spec, "--budget", budget, "--jobs", 1, "--store", "ray", "--ray", cluster.address)
+    ours, theirs = read_store(tmp_path / "ray"), read_store(tmp_path / "local")
+    assert ours == theirs and {run["outcome"] for run in ours.values()} == {"finished", "waiting"}
     assert_same_checkpoints(tmp_path / "ray", tmp_path / "local")
 
 
