@@ -66,18 +66,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
 
     def run_ours() -> float:
         store, spec = tempfile.mkdtemp(dir=folder), SPECS / "images.py"
-        epochs = [
-            "--set",
-            "sampler=tpe",
-            "--set",
-            f"epochs={given.epochs}",
-            "--trials",
-            given.trials,
-            "--jobs",
-            "auto",
-            "--no-register",
-        ]
-        seconds, out = run_command(harness("sweep", spec, "--store", store, *epochs), BENCH_IMAGES=str(images))
+        given_here = ["--set=sampler=tpe", f"--set=epochs={given.epochs}", "--trials", given.trials, "--no-register"]
+        seconds, out = run_command(harness("sweep", spec, "--store", store, *given_here), BENCH_IMAGES=str(images))
         found = re.search(r"(\d+) saved", out)
         saved.append(int(found[1]) if found else -1)
         results, _ = read(Path(store))
