@@ -188,9 +188,9 @@ def _try_graph(built: Built, whole: tuple[Segment, Segment], reads: set[str]) ->
 
     Raises `NotCaptured` where a capture had begun: then this process is not to go on.
     """
-    built.renew()
     if built.graph is None or built.graph.reason is not None:
         return built.proof.no_graph
+    built.renew()
     count = built.data.steps(built.experiment.batch_size, epoch_steps=built.experiment.epoch_steps)
     if count < FIRST:  # the steps that were played went round the data
         whole = _play_both(built, count, min(THEN, count), reads)
