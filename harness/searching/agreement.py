@@ -7,6 +7,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from harness.errors import FAILED, HarnessError
+from harness.searching.study import UNCOUNTED
 from harness.tracking.store import Store
 from harness.tracking.tags import KIND, STUDY, SWEEP, TRIAL, TRIAL_KIND, where
 
@@ -33,7 +34,8 @@ def check_agreement(store: Store, experiment_id: str, study: optuna.Study | None
     count = len(study.trials)
     if numbers and max(numbers) >= count:
         raise _missing(f"{count} trial{'s' * (count != 1)}", f"trial-{max(numbers):04d}")
-    ended = [trial for trial in study.trials if trial.state.is_finished()]
+    counted = [trial for trial in study.trials if trial.user_attrs.get("outcome") not in UNCOUNTED]
+    ended = [trial for trial in counted if trial.state.is_finished()]
     if ended and not runs:
         raise HarnessError(
             f"all runs of the study's {len(ended)} trials were deleted in MLflow. "

@@ -1,6 +1,8 @@
 """Trials that wait: budgets in epochs, values and kills; what the study holds of them."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from comparing import assert_same_checkpoints, read_store, read_study
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from running import COMMAND_SECONDS, environment
 from small import slow
 from test_kills import run_killed
 
@@ -116,6 +119,30 @@ def test_a_study_with_more_epochs_that_is_killed_again_and_again_ends_as_an_unin
     assert read_store(killed) == read_store(whole)
     assert read_study(killed) == read_study(whole)
     assert_same_checkpoints(killed, whole)
+
+
+@pytest.mark.parametrize("moment", ("archive_study", "carry_trials"))
+def test_a_kill_while_trials_are_taken_over_loses_none(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path, moment: str
+) -> None:
+    for store in ("whole", "killed"):
+        harness("sweep", spec, "--jobs", 1, "--budget", 10, "--store", store)
+    sweep: list[object] = ["sweep", spec, "--jobs", 1, "--epochs", 12, "--budget", 20, "--store"]
+    harness(*sweep, "whole")
+    dying = f"""
+import os
+import harness
+from harness.searching import session
+done = session.{moment}
+session.{moment} = lambda *given: (done(*given), os._exit(9))
+harness.sweep({str(spec)!r}, jobs=1, epochs=12, budget=20, store="killed")
+"""
+    command = [sys.executable, "-c", dying]
+    died = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, timeout=COMMAND_SECONDS)
+    assert died.returncode == 9, died
+    harness(*sweep, "killed")
+    assert read_store(tmp_path / "killed") == read_store(tmp_path / "whole")
+    assert read_study(tmp_path / "killed") == read_study(tmp_path / "whole")
 
 
 def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spec: Path) -> None:
