@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,19 +52,20 @@ class Facts:
     class_accuracy: Mapping[str, Sequence[float]]  # of the best run, by class, a value an epoch
     first_epoch: int  # of these, from 1
     trust: Trust
+    idle: list[str]  # hyperparameters with a range that did nothing in the best result
     identities: Mapping[int, Mapping[str, Any]]  # of each sweep, where its study is known
 
-    @property
+    @cached_property
     def ended(self) -> list[Way]:
         """The ways with a value of the objective, the best first."""
         return [way for way in self.ways if counts(way.record, self.objective)]
 
-    @property
+    @cached_property
     def results(self) -> list[Way]:
         """One way for each distinct result, the best first."""
         return [ways[0] for ways in find_results(self.ended)]
 
-    @property
+    @cached_property
     def explored(self) -> Explored:
         return Explored(
             results=find_results(self.ways),
@@ -97,6 +99,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
     studies = _studies(store, name)
     uids = {record.study for record in trials}
     journal = studies.get(next(iter(uids))) if len(uids) == 1 else None
+    ranges = _ranges(journal)
     rates = [(record, list(histories.get(record.run_id, {}).get("lr", ()))) for record in searching[:MOST_PATHS]]
     numbers = {record.study: record.sweep for record in every if record.study}
     first_epoch, class_accuracy = (1, {}) if best_run is None else _class_accuracy(store, best_run)
@@ -110,7 +113,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
         confirming=[r for r in records if r.kind == CONFIRM and best is not None and r.confirms == best.run_id],
         ways=ways,
         searched=_varied(searching, journal),
-        ranges=_ranges(journal),
+        ranges=ranges,
         trees=build_trees(rates),
         told_apart=_told_apart(store, searching),
         importances="Estimated in a report that is not live." if is_live else _importances(ways, journal, objective),
@@ -122,6 +125,7 @@ def gather(store: Store, name: str, *, study: str | int | None = None, is_live: 
             images=_validation_images(best_run) if is_share(objective) else None,
             best=None if best is None else best.value,
         ),
+        idle=[name for name in _idle(store, ways, objective) if name in ranges],
         identities={
             numbers[uid]: json.loads(found.user_attrs.get("identity", "{}"))
             for uid, found in studies.items()
@@ -213,6 +217,21 @@ def _importances(ways: Sequence[Way], journal: Any, objective: str) -> list[Impo
     return found or "All results have the same value."
 
 
+def _idle(store: Store, ways: Sequence[Way], objective: str) -> list[str]:
+    """The hyperparameters that only the scheduler reads, if it had done nothing up to the best run's best epoch."""
+    best = next((way for way in ways if counts(way.record, objective)), None)
+    if best is None or best.record.best_epoch is None or any(epoch < best.record.best_epoch for epoch in best.changes):
+        return []
+    own = _values_of(store, best.record.recipe)
+    return [] if own is None else [name for name in best.record.params if name not in own]
+
+
+def _values_of(store: Store, recipe: str) -> Mapping[str, Any] | None:
+    """The values that belong to a recipe; None where they are not known here."""
+    file: Path = store.paths / recipe / "recipe.json"
+    return dict(json.loads(file.read_text())["values"]) if recipe and file.is_file() else None
+
+
 def _told_apart(store: Store, records: Sequence[RunRecord]) -> dict[str, list[str]]:
     """For each recipe, the hyperparameters that belong to it and are not the same in all runs."""
     every = {name: None for record in records for name in record.params}
@@ -220,7 +239,7 @@ def _told_apart(store: Store, records: Sequence[RunRecord]) -> dict[str, list[st
     told = {}
     for record in records:
         if record.recipe not in told:
-            file: Path = store.paths / record.recipe / "recipe.json"
-            own = json.loads(file.read_text())["values"] if record.recipe and file.is_file() else every
+            found = _values_of(store, record.recipe)
+            own = every if found is None else found
             told[record.recipe] = [f"{name} {shown(record.params.get(name))}" for name in varied if name in own]
     return told

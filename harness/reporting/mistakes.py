@@ -1,6 +1,5 @@
 """The mistakes of the best model: the part of a report for which the model is rebuilt."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,8 @@ from harness.reporting.gather import Facts
 from harness.reporting.pages import model
 from harness.reporting.pages.drawing import shown
 from harness.reporting.pages.page import Section, mixed_up_table, pairs_table
-from harness.results.compare import compare_runs
 from harness.results.reload import LoadedRun, load
-from harness.results.sentences import verdict
+from harness.spec import Description
 from harness.tracking.store import Store
 
 
@@ -37,21 +35,9 @@ def describe_network(loaded: LoadedRun | str | None) -> str:
     return f"{type(loaded.model).__name__}, {sum(p.numel() for p in loaded.model.parameters()):,} parameters"
 
 
-def against_second(store: Store, facts: Facts, device: str) -> str:
-    """Whether the best run is really better than the next distinct result, on the same validation images."""
-    if len(facts.results) < 2 or facts.best_run is None:
-        return ""
-    second = facts.results[1].record
-    try:
-        compared = compare_runs(store, [facts.best_run, store.client.get_run(second.run_id)], device=device)
-    except HarnessError:
-        return ""
-    pair = compared.pairs[0]
-    if pair.difference is None:
-        return ""
-    first, other = (dataclasses.replace(side, label=side.record.name) for side in (pair.first, pair.second))
-    text = verdict(dataclasses.replace(pair, first=first, second=other))
-    return f"Against {second.name}, image by image: {text}."
+def description_of(loaded: LoadedRun | str | None) -> Description | None:
+    """The spec as it was when the best model was trained; None where that cannot be had."""
+    return loaded.built.spec.describe() if isinstance(loaded, LoadedRun) else None
 
 
 def model_sections(facts: Facts, loaded: LoadedRun | str | None) -> list[Section]:

@@ -1,16 +1,16 @@
 """Writes the report of a study as one page: its runs, and the mistakes of the best model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.files import write_whole
-from harness.reporting.against import compare_sweeps
-from harness.reporting.gather import Facts, data_of, gather
-from harness.reporting.pages import epochwise, search, summary, training, values
-from harness.reporting.pages.drawing import listed, shown
+from harness.reporting.against import against_second, compare_sweeps
+from harness.reporting.first_screen import cards, describe_repeat, describe_search, edges_of, first_screen
+from harness.reporting.gather import Facts, gather
+from harness.reporting.pages import epochwise, search, training, values
 from harness.reporting.pages.epochs import draw_trees
 from harness.reporting.pages.explore import leaderboard, script_data
 from harness.reporting.pages.page import (
@@ -21,7 +21,7 @@ from harness.reporting.pages.page import (
     curves_html,
     text_table,
 )
-from harness.reporting.pages.ways import Way, find_overfitting
+from harness.reporting.pages.ways import Way
 from harness.tracking.runs import is_of_epochs
 from harness.tracking.store import Store
 from harness.tracking.summary import keep_report
@@ -72,20 +72,21 @@ def make_page(
 ) -> Page:
     """The page of what was gathered. A live page leaves out what needs the best model rebuilt."""
     models: list[Section] = []
-    network, second = "", ""
+    network, repeat, second = "", "", ""
     if live is None:
         from harness.reporting import mistakes  # which loads torch
 
         loaded = mistakes.load_best(store, facts, device)
         models, network = mistakes.model_sections(facts, loaded), mistakes.describe_network(loaded)
-        second = mistakes.against_second(store, facts, device)
-    compared = compare_sweeps(store, facts) if study is None else []
+        repeat = describe_repeat(facts, mistakes.description_of(loaded))
+        second = against_second(store, facts, device)
+    compared = compare_sweeps(store, facts, device if live is None else None) if study is None else []
     return Page(
         title=facts.name,
         date=date.today().isoformat(),
-        lead=_lead(facts),
-        facts=_cards(facts),
-        top=_top(facts, network, second, compared),
+        lead=describe_search(facts),
+        facts=cards(facts),
+        top=first_screen(facts, network, repeat, second, compared),
         sections=[*_search_sections(facts, is_live=live is not None), *compared, *models],
         data=script_data(facts.explored),
         live=live,
@@ -108,7 +109,7 @@ def _keep_older(path: Path) -> None:
 
 def _search_sections(facts: Facts, *, is_live: bool) -> list[Section]:
     ended = [trial for trial in facts.trials if trial.value is not None]
-    ways = [way for way in facts.ended if facts.objective in way.metrics and way.rates]
+    ways = [way for way in facts.results if facts.objective in way.metrics and way.rates]
     has_curves = any(facts.objective in way.metrics for way in facts.ways)  # also of runs that go on
     metrics = [name for name in _metric_names(facts) if name != "epoch_seconds"]
     names = facts.searched[:6]
@@ -166,7 +167,7 @@ def _value_sections(facts: Facts) -> list[Section]:
         important = Section(title=important.title, link=important.link, pictures=[picture])
     if len(ranked) < 2 or not searched:
         return [important]
-    edges = values.find_edges(ranked, facts.ranges)
+    edges = edges_of(facts, ranked)
     pictures = [values.draw_slices(ranked, searched, facts.objective, maximize=facts.maximize)]
     if len(searched) > 1:
         main = (
@@ -189,18 +190,18 @@ def _training_sections(facts: Facts, ways: Sequence[Way]) -> list[Section]:
     top = [way for way in ways if {"train_loss", "val_loss"} <= set(way.metrics)][: training.MOST_GAPS]
     best = ways[0]
     metrics = {facts.objective: facts.maximize, "val_loss": False}
-    rows = training.drops_table(best, metrics)
-    heads = ["epoch", "learning rate"]
+    shown_ways = [best, *(way for way in ways[1 : training.MOST_GAPS + 1] if way.drops)]
+    rows = [row for way in shown_ways for row in training.drops_table(way, metrics)]
+    heads = ["run", "epoch", "learning rate"]
     for name in dict.fromkeys(metrics):
         if name in best.metrics:
             heads += [f"{name}, best before → after", "gain"]
-    others = [way for way in ways[1 : training.MOST_GAPS + 1] if way.drops]
-    lead = " ".join(training.describe_drops(way, facts.objective, maximize=facts.maximize) for way in (best, *others))
+    lead = training.describe_drops(best, facts.objective, maximize=facts.maximize, images=facts.trust.images)
     drops = Section(
         title="What lowering the learning rate gained",
         link="Learning rate",
         lead=lead,
-        html=text_table(heads, rows, words=(1,)) if rows else "",
+        html=text_table(heads, rows, words=(0, 2)) if rows else "",
         missing="" if lead or rows else "No learning rate was lowered and held.",
     )
     classes = [section] if (section := _class_section(facts)) is not None else []
@@ -224,7 +225,7 @@ def _class_section(facts: Facts) -> Section | None:
     if best is None or best.best_epoch is None or not curves:
         return None
     picture = epochwise.draw_classes(best.name, curves, best_epoch=best.best_epoch, first=facts.first_epoch)
-    return Section(title=picture.title, link="Classes over epochs", pictures=[picture])
+    return Section(title=picture.title, link="Class curves", pictures=[picture])
 
 
 def _metric_names(facts: Facts) -> list[str]:
@@ -236,87 +237,3 @@ def _metric_names(facts: Facts) -> list[str]:
 def _totals(facts: Facts) -> dict[str, int]:
     asked, different = facts.trees.asked, facts.trees.different
     return {"runs": len(facts.records), "epochs": asked, "trained_epochs": different, "saved_epochs": asked - different}
-
-
-def _lead(facts: Facts) -> str:
-    trials = len(facts.trials)
-    sweep = max((record.sweep for record in facts.trials), default=0)
-    several = len({record.sweep for record in facts.every if record.study}) > 1
-    which = f"Sweep {sweep}: " if several and len({record.sweep for record in facts.trials}) == 1 else ""
-    what = f"{trials} trials over {listed(facts.searched)}" if trials else f"{len(facts.records)} runs"
-    distinct = f", {len(facts.results)} distinct results" if facts.ended else ""
-    return f"{which}{what}{distinct}. Report of {datetime.now():%Y-%m-%d %H:%M}."
-
-
-def _cards(facts: Facts) -> list[tuple[str, str]]:
-    ended = [record.status.lower() for record in facts.records]
-    words = ", ".join(f"{ended.count(word)} {word}" for word in dict.fromkeys(ended))
-    asked, different = facts.trees.asked, facts.trees.different
-    share = f" ({(asked - different) / asked:.0%})" if asked else ""
-    return [
-        (summary.shown_value(None if facts.best is None else facts.best.value), f"best {facts.objective}"),
-        (str(len(facts.records)), f"runs: {words}"),
-        (f"{different:,} of {asked:,}", "epochs trained, of those asked for"),
-        (f"{asked - different:,}{share}", "epochs saved: other runs had trained them"),
-    ]
-
-
-def _top(facts: Facts, network: str, second: str, compared: Sequence[Section]) -> str:
-    """The first screen below the numbers: answers to the first questions, and where the numbers come from."""
-    return summary.findings_list(_findings(facts, second, compared)) + summary.facts_list(_provenance(facts, network))
-
-
-def _findings(facts: Facts, second: str, compared: Sequence[Section]) -> dict[str, str]:
-    if facts.best is None:
-        return {}
-    ways, best = facts.results, facts.best
-    ranked = [way.record for way in ways if way.record.trial is not None]
-    edges = values.find_edges(ranked, facts.ranges) if len(ranked) > 1 else []
-    has_losses = ways and {"train_loss", "val_loss"} <= set(ways[0].metrics)
-    overfits = sum(find_overfitting(way) is not None for way in ways[: training.MOST_GAPS])
-    count = min(len(ways), training.MOST_GAPS)
-    of_top = f" Of the best {count} results {overfits or 'none'} overfit{'s' * (overfits == 1)}."
-    return {
-        "Which run is best?": summary.describe_best(best, facts.objective, facts.trust),
-        "Is it really better?": " ".join(filter(None, (summary.describe_rivals(ways, facts.trust), second))),
-        "Does it hold?": summary.describe_confirmation(facts.confirming, best, facts.objective, _spec(facts)),
-        "Is it overfitting?": training.describe_gap(ways[0]) + of_top * (len(ways) > 1) if has_losses else "",
-        "Did lower learning rates help?": training.describe_drops(ways[0], facts.objective, maximize=facts.maximize)
-        if ways
-        else "",
-        "What next?": ". ".join(map(str, edges)) + "." if edges else _next_words(facts),
-        "What did the edit do?": compared[0].lead if compared else "",
-    }
-
-
-def _next_words(facts: Facts) -> str:
-    if isinstance(facts.importances, str) or not facts.importances:
-        return "No range has its best value at an end. More trials show which hyperparameters matter."
-    first = facts.importances[0]
-    return (
-        f"No range has its best value at an end. {first.name} matters most ({first.low:.0%} to {first.high:.0%}): "
-        f"search it more finely around {shown(facts.best.params.get(first.name)) if facts.best else 'its best value'}."
-    )
-
-
-def _spec(facts: Facts) -> str:
-    return str(facts.best_run.data.tags.get("mlflow.source.name", "SPEC")) if facts.best_run else "SPEC"
-
-
-def _provenance(facts: Facts, network: str) -> Mapping[str, str]:
-    tags = facts.best_run.data.tags if facts.best_run is not None else {}
-    found = summary.describe_environment(tags) if tags else {}
-    demo = " --demo" * (tags.get("harness.demo") == "true")
-    return {
-        "when": summary.describe_time(facts.trials or facts.records),
-        "training": found.get("settings", ""),
-        "data": summary.describe_data(data_of(facts.best_run)),
-        "model": network,
-        "device": found.get("device", ""),
-        "versions": found.get("versions", ""),
-        "code": found.get("code", ""),
-        "repeat it": f"python -m harness sweep {_spec(facts)}{demo} --trials {len(facts.trials)}"
-        if facts.trials
-        else "",
-        "reload the best": f"python -m harness reload best {_spec(facts)}{demo}" if facts.best else "",
-    }

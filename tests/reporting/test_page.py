@@ -224,7 +224,9 @@ def test_the_first_screen_answers_what_one_asks_first(opened: Any) -> None:
     assert facts["training"] == "5 epochs, batch size 64, seed 0"
     assert facts["data"].startswith("digits: 1,079 train, 359 validation and 359 test items of 1x8x8; digest ")
     assert "6,570 parameters" in facts["model"] and "torch" in facts["versions"] and "float32" in facts["device"]
-    assert "--trials 6" in facts["repeat it"]
+    assert facts["repeat it"].endswith("--trials 6 --epochs 5 --store NEW_FOLDER"), "as the sweep's own command"
+    assert facts["proof"].startswith("rehearsed: repeats its bits")
+    assert "patience and factor did nothing in the best result" in answers["What next?"]
 
 
 def test_a_report_of_another_day_is_kept(zygote: Zygote, folder: Path, page_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 from harness.reporting.pages.epochs import Branch, build_trees, draw_trees
 from harness.reporting.pages.model import Answers
 from harness.reporting.pages.search import draw_history, draw_parallel
-from harness.reporting.pages.training import describe_gap
+from harness.reporting.pages.summary import describe_rivals
+from harness.reporting.pages.training import describe_drops, describe_gap
 from harness.reporting.pages.trust import Trust
-from harness.reporting.pages.values import Range, find_edges
+from harness.reporting.pages.values import Range, draw_contour, find_edges
 from harness.reporting.pages.ways import Way, find_drops, find_overfitting, find_results, find_ways
 from harness.tracking.importances import estimate_importances
 from harness.tracking.runs import RunRecord
@@ -133,6 +134,36 @@ def test_what_a_drop_of_the_learning_rate_gained_is_the_best_after_it_against_th
     assert gains == [(2, 0.1), (4, -0.02)]
 
 
+def test_a_drop_that_gained_one_image_has_gained_no_more_than_chance() -> None:
+    found = way("a", lr=[0.1, 0.01], accuracy=[0.969, 0.972], train=[1.0] * 2, validation=[1.0] * 2)
+    of_few, of_many, of_a_loss = (
+        describe_drops(found, "val_accuracy", maximize=True, images=images) for images in (359, 100_000, None)
+    )
+    assert "once. It gained no more than chance explains: val_accuracy +0.0030 at epoch 2 (+1 of 359" in of_few
+    assert "It helped" in of_many and "It helped: val_accuracy +0.0030 at epoch 2." in of_a_loss
+
+
+def test_whether_the_best_is_really_better_is_answered_and_runs_that_were_stopped_early_are_counted() -> None:
+    def result(value: float, status: str = "FINISHED") -> Way:
+        return Way(runs=(dataclasses.replace(record("a", value=value), status=status),), metrics={})
+
+    trust = Trust(images=400, best=0.9)
+    assert describe_rivals([result(0.9), result(0.89)], trust).startswith("No: with 400 validation images, none of")
+    assert describe_rivals([result(0.9), result(0.7)], trust).startswith("Yes: it is significantly better than the 1")
+    some = describe_rivals([result(0.9), result(0.89), result(0.7, "WAITING")], trust)
+    assert some.startswith("Not better than all") and "(rank 2). But 1 of them was not trained to the end." in some
+
+
+def test_equal_values_have_equal_colours_over_two_hyperparameters() -> None:
+    runs = [
+        record(name, value=value, lr=lr, momentum=momentum)
+        for name, value, lr, momentum in zip("abcd", (0.9, 0.9, 0.8, 0.7), (1, 2, 1, 2), (1, 2, 2, 1), strict=True)
+    ]
+    drawn = draw_contour(runs, ("lr", "momentum"), "val_accuracy", maximize=True)
+    colours = [patch.get_facecolor() for patch in drawn.figure.axes[0].patches]
+    assert colours[0] == colours[1] and len(set(colours)) == 3
+
+
 def test_a_range_whose_best_value_lies_at_its_end_is_named() -> None:
     ranked = [
         record(name, value=0.9 - n / 10, lr=lr) for n, (name, lr) in enumerate(zip("abcd", (1, 1, 1, 0.1), strict=True))
@@ -140,6 +171,8 @@ def test_a_range_whose_best_value_lies_at_its_end_is_named() -> None:
     (edge,) = find_edges(ranked, {"lr": Range(low=0.01, high=1)})
     assert edge.is_upper and "try higher values" in str(edge)
     assert not find_edges(ranked, {"lr": Range(low=0.01, high=10)})
+    tied = [record(name, value=0.9, lr=1 if name in "abc" else 0.1) for name in "abcdefghi"]
+    assert "a weak sign" in str(find_edges(tied, {"lr": Range(low=0.01, high=1)})[0]), "six equals have another value"
 
 
 def test_values_within_the_interval_of_few_images_cannot_be_told_apart() -> None:

@@ -65,7 +65,7 @@ class Picture:
 
     @cached_property
     def svg(self) -> str:
-        """An `<svg>` element for the page, as wide as there is room."""
+        """An `<svg>` element for the page. Its `--inches` tell the style sheet how wide it should be."""
         text = io.StringIO()
         with matplotlib.rc_context({**STYLE, "svg.hashsalt": self.name}):
             self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -81,24 +81,28 @@ class Picture:
             opening = f'<g id="{self.name}-{part}">'
             drawn = drawn.replace(opening, f"{opening}<title>{html.escape(hint)}</title>")
         label = html.escape(f"{self.title}. {self.caption}", quote=True)
-        return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+        inches = f"--inches: {self.figure.get_figwidth():g}"
+        return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{inches}" ', 1)
 
     @cached_property
     def png(self) -> bytes:
         """The same on white, for papers."""
         content = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            self.figure.savefig(content, format="png", dpi=DPI, facecolor="white", bbox_inches="tight")
+            self.figure.savefig(content, format="png", dpi=DPI, facecolor="white")
         return content.getvalue()
 
 
 def in_style(draw: Callable[Drawing, Picture]) -> Callable[Drawing, Picture]:
-    """Draws in this style, independent of the caller's settings of matplotlib."""
+    """Draws in this style, independent of the caller's settings of matplotlib, and lays it out once for both files."""
 
     @functools.wraps(draw)
     def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Picture:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            picture = draw(*args, **kwargs)
+            picture.figure.draw_without_rendering()
+            picture.figure.set_layout_engine("none")  # else each file would look for the layout again
+            return picture
 
     return drawn
 

@@ -43,11 +43,11 @@ def draw_classes(name: str, curves: Mapping[str, Sequence[float]], *, best_epoch
     for place, label in enumerate(reversed(chosen)):
         values = known[label]
         style: dict[str, Any] = {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place // len(SERIES)]}
-        panel.plot(range(first, first + len(values)), values, label=f"{label}  {values[at]:.2f}", **style)
+        panel.plot(range(first, first + len(values)), values, label=f"{label}: {values[at]:.0%}", **style)
     panel.axvline(first + at, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     number_epochs(panel, first + max(map(len, known.values())) - 1)
     panel.set_ylabel("share of its images that are right")
-    drawn.legend(*panel.get_legend_handles_labels(), loc="outside right upper", title=f"at epoch {first + at}")
+    drawn.legend(*panel.get_legend_handles_labels(), loc="outside right upper", title=f"class, at epoch {first + at}")
     return Picture(
         name="classes-over-epochs",
         title="Accuracy of each class over the epochs",
@@ -63,7 +63,7 @@ def _describe_classes(
     worst = ordered[0]
     text = (
         f"{some}Validation images of {name}; the dotted line is its best epoch, {first + at}. Least accurate there: "
-        f"{worst} ({known[worst][at]:.0%})."
+        f"class {worst} ({known[worst][at]:.0%})."
     )
     lost = []
     for label, values in known.items():
@@ -72,7 +72,7 @@ def _describe_classes(
             lost.append((values[best] - values[at], label, best))
     if lost:
         _, label, best = max(lost)
-        text += f" {label} was better in epoch {first + best}: {known[label][best]:.0%}."
+        text += f" Class {label} was better in epoch {first + best}: {known[label][best]:.0%}."
     return text
 
 

@@ -109,7 +109,7 @@ def draw_confusion(answers: Answers) -> Picture:
     panel.set_aspect("equal")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    panel.set_xlabel("said")
+    panel.set_xlabel("predicted")
     panel.set_ylabel("true")
     if number <= MOST_ANNOTATED:
         for i, j in np.argwhere(counts):

@@ -39,7 +39,12 @@
 
   const firstOfRow = (row) => data.runs.findIndex((run) => run.row === row);
   const firstOf = (way) => data.runs.findIndex((run) => run.way === way);
-  const waysShown = () => [...new Set([...chosen].map((number) => data.runs[number].way))].sort((a, b) => a - b);
+  function waysShown() { // one for each distinct result
+    const found = new Map();
+    for (const { row, way } of [...chosen].sort((a, b) => a - b).map((number) => data.runs[number]))
+      if (!found.has(row)) found.set(row, way);
+    return [...found.values()];
+  }
 
   function tooltip() {
     return {

@@ -1,5 +1,6 @@
 """The first screen of the page: the search, the best run, how certain its value is, and what to do next."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape
@@ -11,8 +12,11 @@ from harness.reporting.pages.ways import Way
 from harness.reporting.screen import shown_seconds
 from harness.results.statistics import standard_deviation, t_interval
 from harness.tracking.runs import RunRecord
+from harness.tracking.store import FINISHED
 
 VERSIONS = "harness.version."
+LOST = ("DIVERGED", "FAILED", "INTERRUPTED")
+MOST_REASONS = 3
 
 
 def describe_best(best: RunRecord, objective: str, trust: Trust) -> str:
@@ -27,16 +31,26 @@ def describe_best(best: RunRecord, objective: str, trust: Trust) -> str:
 
 
 def describe_rivals(ended: Sequence[Way], trust: Trust) -> str:
-    """The number of results whose difference to the best one is not significant."""
-    if trust.images is None or len(ended) < 2:
+    """Whether the best result is significantly better than the others, and how many of them were trained to the end."""
+    others = ended[1:]
+    if trust.images is None or not others:
         return ""
-    close = sum(trust.is_close(way.record.value) for way in ended[1:])
+    close = [place for place, way in enumerate(others, 2) if trust.is_close(way.record.value)]
+    of = f"{len(others)} other result{'s' * (len(others) > 1)}"
     if not close:
-        return "It is significantly better than every other result, for this number of validation images."
-    last = max(place for place, way in enumerate(ended) if trust.is_close(way.record.value)) + 1
-    if close == 1:
-        return f"One other result is not significantly worse with so many images (rank {last})."
-    return f"{close} other results are not significantly worse with so many images (ranks 2 to {last})."
+        text = f"Yes: it is significantly better than the {of}, with {trust.images:,} validation images."
+    elif len(close) == len(others):
+        text = f"No: with {trust.images:,} validation images, none of the {of} is significantly worse."
+    else:
+        ranks = f"ranks 2 to {close[-1]}" if len(close) > 1 else f"rank {close[0]}"
+        text = (
+            f"Not better than all: with {trust.images:,} validation images, {len(close)} of the {of} "
+            f"{'are' if len(close) > 1 else 'is'} not significantly worse ({ranks})."
+        )
+    waiting = sum(way.record.status != FINISHED for way in others)
+    if waiting:
+        text += f" But {waiting} of them {'were' if waiting > 1 else 'was'} not trained to the end."
+    return text
 
 
 def describe_confirmation(confirming: Sequence[RunRecord], best: RunRecord, objective: str, spec: str) -> str:
@@ -62,6 +76,14 @@ def describe_confirmation(confirming: Sequence[RunRecord], best: RunRecord, obje
                 f" On the test part, measured once: {name} {t_interval(own).value:.4f} ± {standard_deviation(own):.4f}."
             )
     return text
+
+
+def describe_losses(records: Sequence[RunRecord]) -> str:
+    """How many runs diverged or failed, by reason, the commonest first; empty where none did."""
+    lost = Counter((record.status.lower(), record.reason) for record in records if record.status in LOST)
+    said = [f"{count} {status}" + (f" ({reason})" if reason else "") for (status, reason), count in lost.most_common()]
+    more = f"; {sum(lost.values())} in all" if len(said) > MOST_REASONS else ""
+    return f"{'; '.join(said[:MOST_REASONS])}{more}." if said else ""
 
 
 def shown_value(value: float | None) -> str:

@@ -32,8 +32,11 @@ class Sweep:
         return [record.value for record in self.records if record.value is not None]
 
 
-def describe_edit(sweeps: Sequence[Sweep], objective: str, *, maximize: bool) -> str:
-    """What the newest edit did to the best value and to that in the middle, in a sentence or two."""
+def describe_edit(sweeps: Sequence[Sweep], objective: str, *, maximize: bool, verdict: str = "") -> str:
+    """What the newest edit did to the best value and to the median, in a sentence or two.
+
+    `verdict` says whether the best models differ on the same validation images, where that could be measured.
+    """
     before, after = sweeps[-2], sweeps[-1]
     if before.best is None or after.best is None or before.best.value is None or after.best.value is None:
         return "One of the last two sweeps has no finished run yet."
@@ -41,9 +44,11 @@ def describe_edit(sweeps: Sequence[Sweep], objective: str, *, maximize: bool) ->
     middle = (float(np.median(after.values)) - float(np.median(before.values))) * (1 if maximize else -1)
     text = (
         f"From sweep {before.number} to sweep {after.number} the best {objective} went from "
-        f"{shown_value(before.best.value)} to {shown_value(after.best.value)} ({_better(gain)}), the value in the "
-        f"middle became {_better(middle)}."
+        f"{shown_value(before.best.value)} to {shown_value(after.best.value)} ({_better(gain)}), the median "
+        f"became {_better(middle)}."
     )
+    if verdict:
+        return f"{text} On the same validation images, one by one: {verdict}."
     if not after.is_comparable or not before.is_comparable:
         return f"{text} Their data differ, so that the values cannot be compared directly."
     if after.images and before.images:
@@ -61,7 +66,7 @@ def _better(gain: float) -> str:
 
 
 def sweeps_table(sweeps: Sequence[Sweep]) -> list[list[str]]:
-    """A row a sweep, the newest first: number, date, runs, best value, its interval, the middle, what had changed."""
+    """A row a sweep, the newest first: number, date, runs, best value, its interval, the median, what had changed."""
     rows = []
     for sweep in reversed(sweeps):
         value = None if sweep.best is None else sweep.best.value
@@ -84,7 +89,7 @@ def sweeps_table(sweeps: Sequence[Sweep]) -> list[list[str]]:
 
 @in_style
 def draw_sweeps(sweeps: Sequence[Sweep], objective: str) -> Picture:
-    """The values of each sweep beside each other: a point a run, a bar at the middle, the best one orange."""
+    """The values of each sweep beside each other: a point a run, a bar at the median, the best one orange."""
     drawn_sweeps = list(sweeps)[-MOST_SWEEPS:]
     drawn, panel = figure(2.2 + 1.3 * len(drawn_sweeps), 3.4)
     generator = np.random.default_rng(0)
@@ -111,7 +116,7 @@ def draw_sweeps(sweeps: Sequence[Sweep], objective: str) -> Picture:
     return Picture(
         name="sweeps",
         title="The values of each sweep",
-        caption="A point is a run, the bar the middle one, the best one of each sweep is orange.",
+        caption="A point is a run, the bar their median, the best one of each sweep is orange.",
         figure=drawn,
         hints=hints,
     )

@@ -16,8 +16,10 @@ from harness.reporting.pages.drawing import (
     shown,
 )
 from harness.reporting.pages.ways import Way, find_drops, find_overfitting
+from harness.results.statistics import shares_differ
 
 MOST_GAPS = 4  # runs whose training and validation loss are drawn
+SLIGHT = 0.1  # of the lowest validation loss: a smaller rise is a slight one
 
 
 def label_way(way: Way, names: Sequence[str]) -> str:
@@ -100,10 +102,12 @@ def describe_gap(way: Way) -> str:
     """Whether a run overfits, in a sentence."""
     start, validation = find_overfitting(way), way.metrics["val_loss"]
     if start is not None:
-        lowest = min(validation)
+        lowest, best = min(validation), way.record.best_epoch
+        later = f" Its {way.record.objective} was best after that, at epoch {best}." if (best or 0) > start + 1 else ""
+        slightly = " slightly" * (validation[-1] < (1 + SLIGHT) * lowest)
         return (
-            f"{way.record.name} overfits from epoch {start + 1}: its validation loss rises from {shown(lowest)} to "
-            f"{shown(validation[-1])} while the training loss falls."
+            f"{way.record.name} overfits{slightly} from epoch {start + 1}: its validation loss rises from "
+            f"{shown(lowest)} to {shown(validation[-1])} while the training loss falls.{later}"
         )
     last = min(range(len(validation)), key=lambda epoch: validation[epoch]) + 1
     if last >= len(validation) - 1 and len(validation) > 2:
@@ -114,14 +118,14 @@ def describe_gap(way: Way) -> str:
 
 
 def drops_table(way: Way, metrics: Mapping[str, bool]) -> list[list[str]]:
-    """What each drop of the learning rate gained: rows of epoch, rates, and for each metric before, after and gain.
+    """What each drop of a run's learning rate gained: rows of run, epoch, rates, and each metric's change and gain.
 
     `metrics` are names, and whether more is better.
     """
     found = {name: find_drops(way, name, maximize=up) for name, up in metrics.items() if name in way.metrics}
     rows = []
     for number, drop in enumerate(next(iter(found.values()), ())):
-        row = [str(drop.epoch + 1), f"{shown(drop.rates[0])} → {shown(drop.rates[1])}"]
+        row = [way.record.name, str(drop.epoch + 1), f"{shown(drop.rates[0])} → {shown(drop.rates[1])}"]
         for name, drops in found.items():
             own = drops[number]
             row += [f"{own.before:.4f} → {own.after:.4f}", f"{own.gain(maximize=metrics[name]):+.4f}"]
@@ -129,18 +133,33 @@ def drops_table(way: Way, metrics: Mapping[str, bool]) -> list[list[str]]:
     return rows
 
 
-def describe_drops(way: Way, metric: str, *, maximize: bool) -> str:
-    """What the drops of a run's learning rate gained, in a sentence."""
+def describe_drops(way: Way, metric: str, *, maximize: bool, images: int | None = None) -> str:
+    """What the drops of a run's learning rate gained, in a sentence.
+
+    `images` are those that the metric is a share of; a gain of so few of them that chance explains it is said to be so.
+    """
     drops = find_drops(way, metric, maximize=maximize)
     if not drops:
         return f"{way.record.name} kept one learning rate throughout." if len(set(way.rates)) == 1 else ""
     gains = [drop.gain(maximize=maximize) for drop in drops]
-    parts = [f"{gain:+.4f} at epoch {drop.epoch + 1}" for drop, gain in zip(drops, gains, strict=True)]
-    helped = sum(gain > 0 for gain in gains)
-    verdict = (
-        "None of them helped" if not helped else "All of them helped" if helped == len(gains) else f"{helped} helped"
-    )
-    if len(drops) == 1:
-        verdict = "It helped" if helped else "It did not help"
-    times = f"{len(drops)} time{'s' * (len(drops) > 1)}"
+    parts = [
+        f"{gain:+.4f} at epoch {drop.epoch + 1}"
+        + (f" ({round(gain * images):+d} of {images:,} images)" if images else "")
+        for drop, gain in zip(drops, gains, strict=True)
+    ]
+    clear = [
+        gain > 0 and (images is None or shares_differ(drop.before, drop.after, images))
+        for drop, gain in zip(drops, gains, strict=True)
+    ]
+    times = {1: "once", 2: "twice"}.get(len(drops), f"{len(drops)} times")
+    verdict = _verdict(sum(clear), len(drops), is_chance=max(gains) > 0)
     return f"{way.record.name} lowered its learning rate {times}. {verdict}: {metric} {listed(parts)}."
+
+
+def _verdict(helped: int, drops: int, *, is_chance: bool) -> str:
+    """How many drops helped; `is_chance` if one gained something, though no more than chance explains."""
+    if helped:
+        return "It helped" if drops == 1 else "All of them helped" if helped == drops else f"{helped} of them helped"
+    if is_chance:
+        return "It gained no more than chance explains" if drops == 1 else "None gained more than chance explains"
+    return "It did not help" if drops == 1 else "None of them helped"

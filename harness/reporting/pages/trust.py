@@ -44,5 +44,5 @@ def shown_interval(found: Estimate) -> str:
     >>> shown_interval(Estimate(value=0.5, low=0.451, high=0.549, level=0.95))
     '0.451 to 0.549'
     """
-    digits = 3 if found.high - found.low > 0.01 else min(6, 2 - math.floor(math.log10(found.high - found.low or 1)))
+    digits = 3 if found.high - found.low > 0.01 else min(6, 1 - math.floor(math.log10(found.high - found.low or 1)))
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"

@@ -28,7 +28,7 @@ ENOUGH = 10  # distinct results for each hyperparameter: below it, an estimate o
 PANELS = 4  # slices in a row
 MOST_CELLS = 12  # values of a hyperparameter that have a row or a column each
 MOST_POINTS = 250  # with a hint each
-TOP = 0.1  # of the distinct results, by whose values the edges are judged
+TOP = 0.1  # of the distinct results, by whose values the edges are judged, with those that equal the best one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class Edge:
 def find_edges(ranked: Sequence[RunRecord], ranges: Mapping[str, Range]) -> list[Edge]:
     """The ranges at whose end the best result lies, and how many of the best tenth. `ranked`: best first."""
     edges = []
-    top = ranked[: max(3, math.ceil(TOP * len(ranked)))]
+    equal = sum(record.value == ranked[0].value for record in ranked)
+    top = ranked[: max(3, math.ceil(TOP * len(ranked)), equal)]
     for name, found in ranges.items():
         if found.low == found.high or not ranked or len({repr(record.params.get(name)) for record in ranked}) < 2:
             continue
@@ -155,7 +156,7 @@ def draw_slices(ranked: Sequence[RunRecord], names: Sequence[str], objective: st
     return Picture(
         name="slices",
         title="Each hyperparameter against the objective",
-        caption=f"A point is a distinct result; the best, {best.name}, is orange. The line joins the middle of the "
+        caption=f"A point is a distinct result; the best, {best.name}, is orange. The line joins the medians of the "
         "results with each value: where it is level, the value did not matter.",
         figure=drawn,
         hints=hints,
@@ -201,13 +202,14 @@ def draw_contour(ranked: Sequence[RunRecord], pair: tuple[str, str], objective: 
         best.setdefault(cell, record)
         counts[cell] = counts.get(cell, 0) + 1
     values = [record.value for record in best.values() if record.value is not None]
-    order = np.argsort(np.argsort(values)) / max(1, len(values) - 1)
+    distinct, order = np.unique(values, return_inverse=True)  # equal values get the same colour
     drawn, panel = figure(5.6, 4.2)
     panel.grid(False)
     hints = {}
     for (column, row), rank, record in zip(best, order, best.values(), strict=True):
         x, y = edges[0][column : column + 2], edges[1][row : row + 2]
-        share = float(rank if maximize else 1 - rank)
+        place = rank / max(1, len(distinct) - 1)
+        share = float(place if maximize else 1 - place)
         patch = panel.fill([x[0], x[1], x[1], x[0]], [y[0], y[0], y[1], y[1]], color=GOOD(share), ec=GRID, lw=0.6)[0]
         patch.set_gid(f"cell-{column}-{row}")
         number = counts[column, row]
