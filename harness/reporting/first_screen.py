@@ -11,7 +11,6 @@ from harness.reporting.pages.drawing import listed, shown
 from harness.reporting.pages.page import Section
 from harness.reporting.pages.ways import find_overfitting
 from harness.spec import Description
-from harness.tracking.runs import RunRecord
 from harness.tracking.tags import DEMO, REHEARSAL, SOURCE_NAME
 
 WAITING = "WAITING"  # the status of a trial that a budget has paused
@@ -51,8 +50,7 @@ def _findings(facts: Facts, second: str, compared: Sequence[Section]) -> dict[st
     if facts.best is None:
         return {}
     ways, best = facts.results, facts.best
-    ranked = [way.record for way in ways if way.record.trial is not None]
-    edges = edges_of(facts, ranked)
+    edges = edges_of(facts)
     has_losses = ways and {"train_loss", "val_loss"} <= set(ways[0].metrics)
     overfits = sum(find_overfitting(way) is not None for way in ways[: training.MOST_GAPS])
     count = min(len(ways), training.MOST_GAPS)
@@ -90,10 +88,10 @@ def describe_repeat(facts: Facts, spec: Description | None) -> str:
     return f"{command} --store NEW_FOLDER" + ", and the --budget or --timeout that stopped it" * stopped
 
 
-def edges_of(facts: Facts, ranked: Sequence[RunRecord]) -> list[values.Edge]:
+def edges_of(facts: Facts) -> list[values.Edge]:
     """The ranges whose best value lies at an end, of the hyperparameters that had a part in it."""
     ranges = {name: found for name, found in facts.ranges.items() if name not in facts.idle}
-    return values.find_edges(ranked, ranges) if len(ranked) > 1 else []
+    return values.find_edges(facts.ranked, ranges) if len(facts.ranked) > 1 else []
 
 
 def _amount(count: int, of: int) -> str:
@@ -134,10 +132,10 @@ def _middle_words(facts: Facts) -> str:
     if isinstance(facts.importances, str) or not facts.importances:
         return "No range has its best value at an end. More trials show which hyperparameters matter."
     first = facts.importances[0]
-    return (
-        f"No range has its best value at an end. {first.name} matters most ({first.low:.0%} to {first.high:.0%}): "
-        f"search it more finely around {shown(facts.best.params.get(first.name)) if facts.best else 'its best value'}."
-    )
+    own = list(dict.fromkeys(shown(record.params.get(first.name)) for record in facts.ranked[0]))
+    where = f"{first.name} matters most ({first.low:.0%} to {first.high:.0%})"
+    how = f"search it more finely around {own[0]}" if len(own) == 1 else f"the best result came with {listed(own)}"
+    return f"No range has its best value at an end. {where}: {how}."
 
 
 def _demo(facts: Facts) -> str:

@@ -66,6 +66,12 @@ class Facts:
         return [ways[0] for ways in find_results(self.ended)]
 
     @cached_property
+    def ranked(self) -> list[list[RunRecord]]:
+        """The trials of each distinct result, the best result first."""
+        found = [[r for way in ways for r in way.runs if r.trial is not None] for ways in find_results(self.ended)]
+        return [trials for trials in found if trials]
+
+    @cached_property
     def explored(self) -> Explored:
         return Explored(
             results=find_results(self.ways),
@@ -200,7 +206,8 @@ def _ranges(journal: Any) -> dict[str, Range]:
 
 def _importances(ways: Sequence[Way], journal: Any, objective: str) -> list[Importance] | str:
     counted = [way for way in ways if counts(way.record, objective) and way.record.trial is not None]
-    ended = [found[0].record for found in find_results(counted)]
+    results = [[record for way in found for record in way.runs] for found in find_results(counted)]
+    ended = [found[0] for found in results]
     if journal is None:
         return "Needs the trials of one study."
     names = [
@@ -213,7 +220,9 @@ def _importances(ways: Sequence[Way], journal: Any, objective: str) -> list[Impo
             f"{'s' * (len(ended) != 1)} over {len(names)} hyperparameters, and some {needed} are needed before an "
             "estimate is more than chance. Runs that are equal up to their best epoch are one result."
         )
-    found = estimate_importances(journal, [record.trial for record in ended if record.trial is not None])
+    found = estimate_importances(
+        journal, [[record.trial for record in same if record.trial is not None] for same in results]
+    )
     return found or "All results have the same value."
 
 

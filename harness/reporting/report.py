@@ -155,8 +155,8 @@ def _search_sections(facts: Facts, *, is_live: bool) -> list[Section]:
 
 def _value_sections(facts: Facts) -> list[Section]:
     """What the values of the hyperparameters did."""
-    ranked = [way.record for way in facts.results if way.record.trial is not None]
-    searched = [n for n in facts.searched if len({repr(r.params.get(n)) for r in ranked}) > 1]
+    ranked, every = facts.ranked, [record for same in facts.ranked for record in same]
+    searched = [n for n in facts.searched if len({repr(r.params.get(n)) for r in every}) > 1]
     importances = facts.importances
     important = Section(title="Importance of the hyperparameters", link="Importance")
     if isinstance(importances, str):
@@ -167,14 +167,14 @@ def _value_sections(facts: Facts) -> list[Section]:
         important = Section(title=important.title, link=important.link, pictures=[picture])
     if len(ranked) < 2 or not searched:
         return [important]
-    edges = edges_of(facts, ranked)
+    edges = edges_of(facts)
     pictures = [values.draw_slices(ranked, searched, facts.objective, maximize=facts.maximize)]
     if len(searched) > 1:
         main = (
             [found.name for found in importances if found.name in searched] if not isinstance(importances, str) else []
         )
         pair = (*main, *(name for name in searched if name not in main))[:2]
-        pictures.append(values.draw_contour(ranked, (pair[0], pair[1]), facts.objective, maximize=facts.maximize))
+        pictures.append(values.draw_contour(every, (pair[0], pair[1]), facts.objective, maximize=facts.maximize))
     lead = (
         f"{'. '.join(map(str, edges))}."
         if edges

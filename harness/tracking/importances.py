@@ -23,25 +23,25 @@ class Importance:
     high: float
 
 
-def estimate_importances(study: optuna.Study, numbers: Sequence[int], *, seed: int = 0) -> list[Importance]:
+def estimate_importances(study: optuna.Study, results: Sequence[Sequence[int]], *, seed: int = 0) -> list[Importance]:
     """The importance of each hyperparameter that varied, by Optuna's default evaluator, the largest first.
 
-    `numbers` are the trials to count, one for each distinct result: copies of a result are no evidence. Resampling
-    them with replacement shows how much of the estimate is chance. Empty where nothing varied.
+    `results` are the numbers of the trials of each distinct result. A result counts once, with the values of one of
+    its trials, drawn anew for each estimate: a value that is the same result as others is no evidence for it.
+    Resampling the results with replacement shows how much of the estimate is chance. Empty where nothing varied.
     """
-    wanted = set(numbers)
-    trials = [
-        trial
-        for trial in study.trials
-        if trial.number in wanted and trial.state == TrialState.COMPLETE and trial.params
-    ]
+    complete = {t.number: t for t in study.trials if t.state == TrialState.COMPLETE and t.params}
+    found_in = [[complete[number] for number in numbers if number in complete] for numbers in results]
+    groups = [group for group in found_in if group]
+    trials = [trial for group in groups for trial in group]
     names = varied_names(trials)
     if not names or len({trial.value for trial in trials}) < 2:
         return []
     generator = np.random.default_rng(seed)
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(RESAMPLES):
-        chosen = [trials[i] for i in generator.integers(len(trials), size=min(len(trials), MOST))]
+        drawn = [groups[i] for i in generator.integers(len(groups), size=min(len(groups), MOST))]
+        chosen = [group[generator.integers(len(group))] for group in drawn]
         if len({trial.value for trial in chosen}) < 2:
             continue
         for name, share in _evaluate(study, chosen, names).items():

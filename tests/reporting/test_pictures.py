@@ -168,11 +168,15 @@ def test_a_range_whose_best_value_lies_at_its_end_is_named() -> None:
     ranked = [
         record(name, value=0.9 - n / 10, lr=lr) for n, (name, lr) in enumerate(zip("abcd", (1, 1, 1, 0.1), strict=True))
     ]
-    (edge,) = find_edges(ranked, {"lr": Range(low=0.01, high=1)})
+    (edge,) = find_edges([[run] for run in ranked], {"lr": Range(low=0.01, high=1)})
     assert edge.is_upper and "try higher values" in str(edge)
-    assert not find_edges(ranked, {"lr": Range(low=0.01, high=10)})
+    assert not find_edges([[run] for run in ranked], {"lr": Range(low=0.01, high=10)})
+    same = [record("a", value=0.9, lr=1), record("b", value=0.9, lr=0.1)]
+    assert not find_edges([same, [ranked[3]]], {"lr": Range(low=0.01, high=1)}), "the best was reached with both"
     tied = [record(name, value=0.9, lr=1 if name in "abc" else 0.1) for name in "abcdefghi"]
-    assert "a weak sign" in str(find_edges(tied, {"lr": Range(low=0.01, high=1)})[0]), "six equals have another value"
+    assert "a weak sign" in str(find_edges([[run] for run in tied], {"lr": Range(low=0.01, high=1)})[0]), (
+        "six equals have another value"
+    )
 
 
 def test_values_within_the_interval_of_few_images_cannot_be_told_apart() -> None:
@@ -192,6 +196,21 @@ def test_importance_counts_each_result_once_and_leaves_out_what_never_varied() -
         return (trial.suggest_float("lr", 0.0, 1.0) - 0.3) ** 2
 
     study.optimize(objective, n_trials=40)
-    found = {importance.name: importance for importance in estimate_importances(study, range(40))}
+    found = {importance.name: importance for importance in estimate_importances(study, [[n] for n in range(40)])}
     assert list(found) == ["lr", "patience"]
     assert found["patience"].high < found["lr"].low <= found["lr"].value <= found["lr"].high
+
+
+def test_a_value_that_made_no_difference_is_not_important_whichever_trial_stands_for_a_result() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    results = []
+    for number in range(30):
+        lr, first = number / 30, 2 + number // 4  # the first trial of a result has a patience that fits its lr
+        copies = [first, *(patience for patience in range(2, 10) if patience != first)]
+        for patience in copies:
+            study.enqueue_trial({"lr": lr, "patience": patience})
+        results.append([len(copies) * number + copy for copy in range(len(copies))])
+    study.optimize(lambda t: (t.suggest_float("lr", 0, 1) - 0.3) ** 2 + 0 * t.suggest_int("patience", 2, 9), 240)
+    found = {importance.name: importance for importance in estimate_importances(study, results)}
+    alone = {importance.name: importance for importance in estimate_importances(study, [r[:1] for r in results])}
+    assert found["patience"].high < found["lr"].low and alone["patience"].value > 0.3

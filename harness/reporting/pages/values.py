@@ -58,16 +58,21 @@ class Edge:
         return f"{where} {span}, but few of the other good ones have: a weak sign"
 
 
-def find_edges(ranked: Sequence[RunRecord], ranges: Mapping[str, Range]) -> list[Edge]:
-    """The ranges at whose end the best result lies, and how many of the best tenth. `ranked`: best first."""
+def find_edges(ranked: Sequence[Sequence[RunRecord]], ranges: Mapping[str, Range]) -> list[Edge]:
+    """The ranges at whose end the best result lies, and how many of the best tenth.
+
+    `ranked` are the trials of each distinct result, the best result first. A result that was reached with several
+    values says nothing about them.
+    """
     edges = []
-    equal = sum(record.value == ranked[0].value for record in ranked)
+    equal = sum(same[0].value == ranked[0][0].value for same in ranked)
     top = ranked[: max(3, math.ceil(TOP * len(ranked)), equal)]
     for name, found in ranges.items():
-        if found.low == found.high or not ranked or len({repr(record.params.get(name)) for record in ranked}) < 2:
+        own = [{repr(record.params.get(name)) for record in same} for same in ranked]
+        if found.low == found.high or len(own[0]) > 1 or len(set().union(*own)) < 2:
             continue
-        value = ranked[0].params.get(name)
-        share = sum(record.params.get(name) == value for record in top) / len(top)
+        value = ranked[0][0].params.get(name)
+        share = sum(values == own[0] for values in own[: len(top)]) / len(top)
         if _is_same(value, found.low) or _is_same(value, found.high):
             edges.append(Edge(name=name, value=value, range=found, is_upper=_is_same(value, found.high), share=share))
     return edges
@@ -113,33 +118,41 @@ def draw_importance(importances: Sequence[tuple[str, float, float, float]], *, r
 
 
 @in_style
-def draw_slices(ranked: Sequence[RunRecord], names: Sequence[str], objective: str, *, maximize: bool) -> Picture:
-    """The objective against each hyperparameter, at its real values; `ranked` are distinct results, the best first."""
+def draw_slices(
+    ranked: Sequence[Sequence[RunRecord]], names: Sequence[str], objective: str, *, maximize: bool
+) -> Picture:
+    """The objective against each hyperparameter, at its real values.
+
+    `ranked` are the trials of each distinct result, the best result first; each has one point a value.
+    """
     columns = min(PANELS, len(names))
     rows = -(-len(names) // columns)
     drawn, axes = figure(2.75 * columns, 2.5 * rows, rows, columns, squeeze=False, sharey=True)
-    best = ranked[0]
+    best = {record.run_id for record in ranked[0]}
     hints = {}
     for panel in axes.flat[len(names) :]:
         panel.set_axis_off()
     for number, (panel, name) in enumerate(zip(axes.flat, names, strict=False)):
-        scale = Scale([record.params.get(name) for record in ranked])
-        if len(ranked) > MOST_POINTS:
-            every = [r.params.get(name) for r in ranked]
+        points = [record for same in ranked for record in _one_a_value(same, name)]
+        scale = Scale([record.params.get(name) for record in points])
+        if len(points) > MOST_POINTS:
+            every = [r.params.get(name) for r in points]
             many = [value if scale.is_number else scale.distinct.index(value) for value in every]
-            panel.plot(many, [r.value for r in ranked], "o", color=BLUE, markersize=3, alpha=0.4, markeredgewidth=0)
-        for place, record in enumerate(ranked if len(ranked) <= MOST_POINTS else ranked[:1]):
+            panel.plot(many, [r.value for r in points], "o", color=BLUE, markersize=3, alpha=0.4, markeredgewidth=0)
+        few = points if len(points) <= MOST_POINTS else [record for record in points if record.run_id in best]
+        for place, record in enumerate(few):
             value = record.params.get(name)
             x = value if scale.is_number else scale.distinct.index(value)
             (point,) = panel.plot(
-                [x], [record.value], "o", color=RED if record is best else BLUE, zorder=5 if record is best else 3,
-                markersize=7 if record is best else 5, alpha=1 if record is best else 0.55, markeredgewidth=0,
+                [x], [record.value], "o", color=RED if record.run_id in best else BLUE, markeredgewidth=0,
+                zorder=5 if record.run_id in best else 3, markersize=7 if record.run_id in best else 5,
+                alpha=1 if record.run_id in best else 0.55,
             )  # fmt: skip
             point.set_gid(f"slice-{number}-{place}")
             hints[f"slice-{number}-{place}"] = (
                 f"{record.name}: {objective} {shown(record.value)}, {name} {shown(value)}"
             )
-        _draw_middle(panel, ranked, name, scale)
+        _draw_middle(panel, points, name, scale)
         panel.set_xlabel(name, color=INK, fontweight="bold")
         if scale.is_log:
             panel.set_xscale("log")
@@ -150,17 +163,23 @@ def draw_slices(ranked: Sequence[RunRecord], names: Sequence[str], objective: st
             ticks = thin_out(scale.ticks(), 0.24 if scale.is_log else 0.13)
             at = [scale.low + (scale.high - scale.low) * place for place, _ in ticks]
             panel.set_xticks([math.exp(x) if scale.is_log else x for x in at], [label for _, label in ticks])
-    _limit(axes, [record.value or 0.0 for record in ranked], maximize=maximize)
+    _limit(axes, [same[0].value or 0.0 for same in ranked], maximize=maximize)
     for row in axes:
         row[0].set_ylabel(objective)
     return Picture(
         name="slices",
         title="Each hyperparameter against the objective",
-        caption=f"A point is a distinct result; the best, {best.name}, is orange. The line joins the medians of the "
+        caption=f"A point is a distinct result; the best, of {ranked[0][0].name}, is orange, at each value "
+        "that it was reached with. The line joins the medians of the "
         "results with each value: where it is level, the value did not matter.",
         figure=drawn,
         hints=hints,
     )
+
+
+def _one_a_value(records: Sequence[RunRecord], name: str) -> list[RunRecord]:
+    """The first of the records with each value of a hyperparameter."""
+    return list({repr(record.params.get(name)): record for record in reversed(records)}.values())[::-1]
 
 
 def _limit(axes: Any, values: Sequence[float], *, maximize: bool) -> None:
@@ -214,7 +233,7 @@ def draw_contour(ranked: Sequence[RunRecord], pair: tuple[str, str], objective: 
         patch.set_gid(f"cell-{column}-{row}")
         number = counts[column, row]
         hints[f"cell-{column}-{row}"] = (
-            f"best {objective} {shown(record.value)} ({record.name}) of {number} result{'s' * (number > 1)}"
+            f"best {objective} {shown(record.value)} ({record.name}) of {number} run{'s' * (number > 1)}"
         )
         if len(edges[0]) * len(edges[1]) <= 80:
             colour = "#ffffff" if share > 0.75 else "#1c2730"
