@@ -22,7 +22,7 @@ def describe_search(facts: Facts) -> str:
     newest = max((record.sweep for record in facts.every if record.study), default=0)
     which = f"Sweep {sweep} of {newest}: " if newest > 1 and len({record.sweep for record in facts.trials}) == 1 else ""
     what = f"{trials} trials over {listed(facts.searched)}" if trials else f"{len(facts.records)} runs"
-    distinct = f", {len(facts.results)} distinct results" if facts.ended else ""
+    distinct = f", {len(facts.results)} distinct result{'s' * (len(facts.results) != 1)}" if facts.ended else ""
     return f"{which}{what}{distinct}. Report of {datetime.now():%Y-%m-%d %H:%M}."
 
 

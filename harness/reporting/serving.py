@@ -17,7 +17,9 @@ from harness.tracking.ui import HOST, free_port
 
 REST = 8  # the pause between two pages is so many times the time that a page took
 WAITING = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>{name}</title>
-<p>{reason}</p><p>This page is updated every two seconds.</p>"""
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,"><body style="font: 15px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto">
+<h1>{name}</h1><p>{reason}</p><p>This page is updated every two seconds.</p>"""
 
 
 class LivePage:

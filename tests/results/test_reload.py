@@ -9,6 +9,8 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from small import LINE
 from torch import nn
@@ -148,6 +150,22 @@ def test_a_store_in_another_place_reloads_without_the_first_one(swept: Path, tmp
         found = verify(opened, run, device="cpu")
         assert found.match and found.tolerance is None and found.note is None, found
     assert load_run("best", "small", store=opened.folder).checkpoint.is_relative_to(opened.folder)
+
+
+def test_plain_mlflow_finds_the_artifacts_of_a_moved_store_after_one_command(
+    swept: Path, tmp_path: Path, harness: Harness
+) -> None:
+    first, moved = tmp_path / "first", tmp_path / "mlruns"
+    shutil.copytree(swept / "mlruns", first)
+    Store(first)
+    first.rename(moved)
+    client = MlflowClient(tracking_uri=f"sqlite:///{moved / 'mlflow.db'}")
+    (run, *_) = client.search_runs([client.get_experiment_by_name("small").experiment_id], max_results=1)
+    with pytest.raises(MlflowException):
+        client.download_artifacts(run.info.run_id, "checkpoints/last.pth.tar")
+    harness("runs", "small.py")
+    found = client.download_artifacts(run.info.run_id, "checkpoints/last.pth.tar")
+    assert torch.load(found, weights_only=True)["state_dict"]
 
 
 def test_changed_weights_are_found_out(swept: Path, tmp_path: Path, harness: Harness) -> None:
