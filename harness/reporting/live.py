@@ -26,7 +26,8 @@ class Row:
     """A running trial."""
 
     epochs: int
-    values: str  # its hyperparameters
+    values: str  # its hyperparameters, without lr
+    rate: str  # lr, as it starts with
     last: EpochResult | None = None
     has_fallen: bool = False  # the learning rate
 
@@ -49,7 +50,8 @@ class LiveScreen(Screen):
         self._live.start()
 
     def started(self, name: str, values: Mapping[str, Any]) -> None:
-        self._rows[name] = Row(epochs=values["epochs"], values=shown_values(values, self._varied))
+        rate = f"{values['lr']:.3g}" if "lr" in values else ""
+        self._rows[name] = Row(epochs=values["epochs"], values=shown_values(values, self._varied), rate=rate)
         self.refresh()
 
     def epoch(self, name: str, result: EpochResult, epochs: int, changed_from: float) -> None:
@@ -85,7 +87,7 @@ class LiveScreen(Screen):
     def close(self) -> None:
         if self._live.is_started:
             self._live.stop()
-            if self._best is not None and self._ended < self._trials:
+            if self._best is not None and (self._rows or self._ended < self._trials):
                 self.say(f"best so far, in this command: {self._best[0]} at {shown_number(self._best[1])}")
 
     def _cut(self, text: str) -> Text:
@@ -121,10 +123,10 @@ class LiveScreen(Screen):
     def _cells(self, name: str, row: Row) -> dict[str, str | Text]:
         if row.last is None:
             waiting: dict[str, str | Text] = dict.fromkeys(HEADINGS, "")
-            return waiting | {"trial": name, "epoch": f"-/{row.epochs}", "values": row.values}
+            return waiting | {"trial": name, "epoch": f"-/{row.epochs}", "lr": row.rate, "values": row.values}
         last = row.last
         measure = [value for metric, value in last.metrics.items() if metric.startswith("val_")][-1]
-        rate = f"{last.learning_rate:g}"
+        rate = f"{last.learning_rate:.3g}"
         left = (row.epochs - last.epoch - 1) * last.epoch_seconds
         return {
             "trial": name,
@@ -146,7 +148,7 @@ class LiveScreen(Screen):
         if self._best is not None:
             parts.append(f"best {shown_number(self._best[1])} ({self._best[0]})")
         if self._reused:
-            parts.append(f"{self._reused} epochs saved")
+            parts.append(f"{self._reused} epoch{'s' * (self._reused > 1)} saved")
         parts.append(f"{shown_seconds(elapsed)} so far")
         return " \u00b7 ".join(parts)
 

@@ -54,6 +54,15 @@ def test_a_row_shows_the_hyperparameters_and_the_time_left_also_on_a_narrow_term
         assert "momentum 0.9" in row and ("patience 7" in row or width < 130)
 
 
+def test_a_trial_shows_its_learning_rate_before_its_first_epoch() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=20)
+    screen = LiveScreen(console, ["lr"], trials=1, train_images=100, maximize=True)
+    screen.started("trial-0000", {"epochs": 5, "lr": 0.0316228})
+    screen.refresh()
+    assert re.search(r"trial-0000 +-/5 +0\.0316 ", console.file.getvalue())  # type: ignore[attr-defined]
+    screen.close()
+
+
 def test_the_last_line_leaves_room_for_the_echo_of_ctrl_c() -> None:
     lines = draw(trials=3, height=20, width=48)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", lines[-1])
@@ -61,8 +70,13 @@ def test_the_last_line_leaves_room_for_the_echo_of_ctrl_c() -> None:
 
 
 def test_what_was_stopped_says_the_best_so_far() -> None:
+    for trials in (3, 0):  # 0: as many as it takes
+        check_that_a_stop_says_the_best(trials)
+
+
+def check_that_a_stop_says_the_best(trials: int) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=20)
-    screen = LiveScreen(console, ["lr"], trials=3, train_images=100, maximize=True)
+    screen = LiveScreen(console, ["lr"], trials=trials, train_images=100, maximize=True)
     screen.started("trial-0000", {"epochs": 5, "lr": 0.1})
     screen.epoch("trial-0000", result(0), 5, changed_from=0.1)
     screen.close()
