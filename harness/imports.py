@@ -29,13 +29,15 @@ def _libraries() -> tuple[str, ...]:
 
 def is_own(file: str | None) -> bool:
     """Whether a module's file is the user's: not of the standard library, an installed package, or this one."""
-    if file is None or not file.endswith(".py"):
-        return False
-    real = os.path.realpath(file)
-    if real.startswith(_libraries()) or set(INSTALLED) & set(Path(file).parts):
+    if file is None or not file.endswith(".py") or _is_of_library(file):
         return False
     path = Path(file)
     return not any(path.relative_to(folder).parts[0] in _installed_in(folder) for folder in path.parents)
+
+
+@cache  # a spec asks this of some thousand modules, several times
+def _is_of_library(file: str) -> bool:
+    return os.path.realpath(file).startswith(_libraries()) or bool(set(INSTALLED) & set(Path(file).parts))
 
 
 @cache

@@ -20,7 +20,8 @@ def against_second(store: Store, facts: Facts, device: str) -> str:
         return ""
     second = facts.results[1].record
     found = _image_by_image(store, {run.run_id: run.name for run in (facts.best, second)}, device)
-    return f"Against {second.name}, image by image: {found}." if found else ""
+    item = "image" if facts.trust.images is not None else "item"
+    return f"Against {second.name}, {item} by {item}: {found}." if found else ""
 
 
 def _image_by_image(store: Store, labels: Mapping[str, str], device: str) -> str:

@@ -64,7 +64,7 @@ def _amount(pair: "Pair", value: float) -> str:
 
 def _unit(pair: "Pair") -> str:
     assert pair.first.measured is not None
-    return "points" if pair.first.measured.measure == "accuracy" else "less error"
+    return "points" if pair.first.measured.measure == "accuracy" else "of mean absolute error"
 
 
 def _main_tests(found: "Confirmation") -> dict[str, "Spread"]:

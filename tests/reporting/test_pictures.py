@@ -1,12 +1,14 @@
 """What the pictures of a report are drawn from: the tree of epochs, and what a model gets wrong."""
 
 import dataclasses
+import re
 
 import numpy as np
 import optuna
 import pytest
 
 from harness.reporting.pages.epochs import Branch, build_trees, draw_trees
+from harness.reporting.pages.explore import Explored, leaderboard
 from harness.reporting.pages.model import Answers
 from harness.reporting.pages.search import draw_history, draw_parallel
 from harness.reporting.pages.summary import describe_rivals
@@ -214,3 +216,13 @@ def test_a_value_that_made_no_difference_is_not_important_whichever_trial_stands
     found = {importance.name: importance for importance in estimate_importances(study, results)}
     alone = {importance.name: importance for importance in estimate_importances(study, [r[:1] for r in results])}
     assert found["patience"].high < found["lr"].low and alone["patience"].value > 0.3
+
+
+def test_the_longest_bar_is_the_best_value_also_of_an_error() -> None:
+    ways = [[Way(runs=(record(name, value=value),), metrics={})] for name, value in zip("ab", (0.1, 0.4), strict=True)]
+    for maximize, first in ((True, "0.060"), (False, "1.000")):
+        explored = Explored(
+            results=ways, names=[], objective="val_loss", maximize=maximize, trust=Trust(images=None, best=None),
+            has_sweeps=False,
+        )  # fmt: skip
+        assert re.findall(r"--share:([\d.]+)", leaderboard(explored))[0] == first

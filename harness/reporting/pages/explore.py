@@ -66,6 +66,7 @@ def _row(shown_runs: Explored, place: int, ways: Sequence[Way], ends: tuple[floa
     best_epoch, reused = record.best_epoch, record.metrics.get("reused_epochs")
     low, high = ends
     share = 1.0 if record.value is None or high == low else (record.value - low) / (high - low)
+    share = share if shown_runs.maximize or high == low else 1 - share  # the longer the better
     bar = f'<span class="bar" style="--share:{0.06 + 0.94 * share:.3f}"></span>'
     interval = trust.interval(record.value)
     close = ' <span class="close" title="not significantly worse than the best one">≈ best</span>'
