@@ -181,9 +181,8 @@ def test_a_regression_is_compared_by_its_absolute_error(store: Path, ids: dict[s
     found = as_json(compare([ids["flat"], ids["line"]], store=store))["comparisons"][0]
     assert found["measure"] == "mean_absolute_error" and "p_value" not in found
     assert found["first"] == ids["line"] and found["is_real"] is True
-    assert (
-        found["verdict"].startswith("B is better by ") and " of mean absolute error, 95% interval " in found["verdict"]
-    )
+    said = found["verdict"]
+    assert said.startswith("B is better by ") and " of mean absolute error, 95% interval " in said
     errors = []
     for name in ("flat", "line"):
         outputs, targets = load_run(ids[name], store=store).outputs()
