@@ -199,8 +199,8 @@ def _check(soak: Soak, what: str, same: Callable[[], Any]) -> None:
     try:
         if not same():
             soak.lines.append(f"{what} differ")
-    except AssertionError as error:
-        soak.lines.append(f"{what} differ: {str(error)[:300]}")
+    except Exception as error:  # also one of MLflow: something is missing
+        soak.lines.append(f"{what} differ: {type(error).__name__}: {str(error)[:300]}")
 
 
 def _nothing() -> None:

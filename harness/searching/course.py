@@ -10,9 +10,22 @@ from harness.search import Hyperparameter, LogUniform, Uniform
 from harness.searching.limits import Limits
 from harness.searching.plan import Plan
 from harness.searching.space import Space
-from harness.searching.study import BEFORE, EARLIER, KNOWN, SEEN, UNCOUNTED, WAITING, OpenTrial, Study, trial_name
+from harness.searching.study import (
+    BEFORE,
+    EARLIER,
+    KNOWN,
+    RUN_ID,
+    SEEN,
+    SENT,
+    UNCOUNTED,
+    WAITING,
+    OpenTrial,
+    Study,
+    trial_name,
+)
 from harness.searching.task import Task
 from harness.searching.tree import Move, TreeSearch
+from harness.tracking.store import RunLog
 
 FIRST = 10  # the first trials are drawn at random: so they are the same, however many train at once
 
@@ -88,11 +101,14 @@ class Course:
             "the most promising ones"
         ]
 
-    def upload(self) -> None:
-        """Sends the artifacts of trials that wait to a tracking server that keeps them."""
-        for sleeper in self._asleep.values():
-            if isinstance(sleeper, Task):
-                sleeper.log.upload()
+    def upload(self, find_log: Callable[[str], RunLog]) -> None:
+        """Sends the artifacts of trials that wait to a tracking server, if it does not have them yet."""
+        for number, sleeper in self._asleep.items():
+            asked, known = _open(sleeper), self._seen[number]["looks"][-1]["epochs"]
+            run_id = asked.trial.user_attrs.get(RUN_ID)
+            if run_id is not None and asked.trial.user_attrs.get(SENT) != known:
+                find_log(run_id).upload()
+                asked.note_sent(known)
 
     def _next(self) -> Task | None:
         """The next task; None if there is none, or none until a running one has ended."""

@@ -91,7 +91,8 @@ class SweepSession:
 
     def send_waiting(self) -> None:
         """Sends the artifacts of waiting trials to a tracking server that keeps them."""
-        self._course.upload()
+        if not self.store.is_local:
+            self._course.upload(self.store.open_log)
 
     def check_outcome(self) -> None:
         """Says how many trials failed; raises `HarnessError` if all of them did."""

@@ -27,6 +27,7 @@ VALUES = "values"  # user attribute of a trial: the real values, as JSON
 RUN_ID = "run_id"
 UNTIL = "until"  # the epoch at which a trial that is trained in stages waits next
 SEEN = "seen"  # what the search over the tree has noted of a trial
+SENT = "sent"  # the epoch up to which a tracking server has the artifacts of a trial that waits
 WAITING = "waiting"  # the outcome of a trial that waits and continues later
 KNOWN = "known"  # the outcome of a point whose whole path was known when it was proposed
 EARLIER = "earlier"  # the outcome of a trial that ended in an earlier study, which had fewer epochs
@@ -69,6 +70,10 @@ class OpenTrial:
     def note_seen(self, seen: Mapping[str, Any]) -> None:
         """Stores what the search has noted of this trial."""
         self.trial.set_user_attr(SEEN, seen)
+
+    def note_sent(self, epoch: int) -> None:
+        """Stores the epoch up to which a tracking server has its artifacts."""
+        self.trial.set_user_attr(SENT, epoch)
 
     def end(self, outcome: str, value: float | None, details: Mapping[str, Any]) -> None:
         """Tells the study how the run ended, or that it waits."""

@@ -90,6 +90,8 @@ class Outbox:
                             return
                         self._put_off(path, error)
                         continue
+                    if is_of_machine(error):
+                        raise
                     kept = self._folder / "refused" / path.name  # such as one about a run that was deleted since
                     kept.parent.mkdir(exist_ok=True)
                     path.rename(kept)
@@ -158,7 +160,11 @@ class Outbox:
         self._late.add(path)
 
     def _letters(self) -> list[Path]:
-        return sorted(self._folder.glob("*.json"))
+        try:
+            names = os.listdir(self._folder)  # `glob` would take a folder that it may not read for an empty one
+        except FileNotFoundError:
+            return []
+        return sorted(self._folder / name for name in names if name.endswith(".json"))
 
 
 def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
@@ -170,8 +176,11 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
         inputs = DatasetInput(Dataset(**letter["dataset"]), [InputTag(DATA_CONTEXT, "training")])
         client.log_inputs(run_id, [inputs])
     elif "artifacts" in letter:
+        folder = Path(letter["artifacts"])
         with _patience():
-            client.log_artifacts(run_id, letter["artifacts"])
+            for file in _files_below(folder):
+                inside = file.parent.relative_to(folder).as_posix()
+                client.log_artifact(run_id, str(file), None if inside == "." else inside)
     elif "status" in letter and "end_time" not in letter:
         client.update_run(run_id, status=letter["status"])
     elif "status" in letter:
@@ -183,6 +192,15 @@ def deliver(client: "MlflowClient", letter: Mapping[str, Any]) -> None:
             params=[Param(*values) for values in letter.get("params", {}).items()],
             tags=[RunTag(*values) for values in letter.get("tags", {}).items()],
         )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files below a folder. Raises `OSError` if one cannot be listed: MLflow's client would leave it out."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return [Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in sorted(names)]
 
 
 @contextmanager
@@ -214,6 +232,14 @@ def is_transient(error: Exception) -> bool:
     else:
         return False
     return status >= 500 or status in TRANSIENT
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Whether a letter could not be delivered because this machine could not read its files: it waits."""
+    import requests
+
+    is_here = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
+    return is_here and not isinstance(error, FileNotFoundError)
 
 
 def refusal(letter: Mapping[str, Any], error: Exception) -> Exception:

@@ -191,6 +191,10 @@ class Store:
         log.read_history()
         return log
 
+    def open_log(self, run_id: str) -> "RunLog":
+        """The log of a run, whose status stays what it is."""
+        return RunLog(self, self._ask(lambda: self.client.get_run(run_id)))
+
     def _made_run(self, experiment_id: str, name: str, tags: dict[str, str]) -> "Run":
         """A new run; or the run that an earlier attempt made, if the server's answer was lost."""
         found = self._found_runs(experiment_id, where(CREATION, tags[CREATION]), 1)

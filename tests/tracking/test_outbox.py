@@ -1,5 +1,7 @@
 """A tracking server that is away for a while, or busy: training goes on, and everything arrives once."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,3 +176,29 @@ def test_a_request_that_is_wrong_is_an_error_and_does_not_wait(gate: Gate, tmp_p
     with pytest.raises(HarnessError, match=r"MLflow refused .* param"):
         store.write({"run": log.run_id, "params": {"a": "2"}})
     assert store.takes_runs
+
+
+@pytest.mark.parametrize("fault", (errno.EMFILE, errno.EACCES))
+def test_artifacts_that_cannot_be_read_for_a_while_are_neither_refused_nor_left_out(
+    fault: int, gate: Gate, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, log, _ = open_run(tmp_path, f"unreadable-{fault}")
+    gate.mood = 503
+    log.write_text("note.txt", "kept")
+    log.write_text("in/note.txt", "kept too")
+    log.end(FINISHED, "finished")
+    gate.mood = None
+    assert store.outbox is not None
+
+    def fail(*_: object) -> None:
+        raise OSError(fault, "not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", fail)
+        with pytest.raises(OSError, match="not now"):
+            store.outbox.retry(now=True)
+    assert list((tmp_path / "outbox" / "letters").glob("*.json")), "the letter waits"
+    store.outbox.flush()
+    run = MlflowClient(server.uri).get_run(log.run_id)
+    assert store.artifact(run, "note.txt").read_text() == "kept"
+    assert store.artifact(run, "in/note.txt").read_text() == "kept too"

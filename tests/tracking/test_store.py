@@ -14,9 +14,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from running import command, environment
+from running import Zygote, command, environment
 from serving import Server
-from small import SPEC
+from small import SPEC, slow
 
 from harness.errors import HarnessError
 from harness.tracking.runs import find_run, list_runs
@@ -325,3 +325,28 @@ def test_a_server_that_is_not_there_is_an_error_in_one_sentence(swept: Path) -> 
     done = subprocess.run(command("runs", "small"), cwd=swept, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("harness: MLflow at http://127.0.0.1:9: ") and "Traceback" not in done.stderr
+
+
+def test_a_server_gets_the_artifacts_of_trials_that_wait_also_after_a_kill(
+    spec: Path, tmp_path: Path, harness: Harness, zygote: Zygote
+) -> None:
+    far = tmp_path / "server"
+    far.mkdir()
+    server = Server(far)
+    try:
+        slow(spec, 0.1)
+        sweep = ("sweep", spec, "--budget", 14, "--jobs", 1)
+        started = zygote.start(*sweep, cwd=tmp_path, MLFLOW_TRACKING_URI=server.uri)
+        started.wait_for("trial-0002")
+        started.kill()
+        harness(*sweep, MLFLOW_TRACKING_URI=server.uri, HARNESS_PACE="0")
+        client = MlflowClient(server.uri)
+        experiment = client.get_experiment_by_name("small")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert "waiting" in {run.data.tags["harness.status"] for run in runs}
+        for run in runs:
+            there = {file.path for file in client.list_artifacts(run.info.run_id)}
+            assert {"checkpoints", "spec", "learning_rate_changes.csv"} <= there, f"{run.info.run_name}: {there}"
+    finally:
+        server.stop()
