@@ -94,7 +94,7 @@
         };
       }),
       series: [{
-        type: "parallel", smooth: 0.12, inactiveOpacity: 0.04, activeOpacity: 0.9, progressive: 0,
+        type: "parallel", smooth: 0.12, inactiveOpacity: placed.length > 300 ? 0 : 0.04, activeOpacity: 0.9, progressive: 0,
         emphasis: { lineStyle: { width: 4, opacity: 1 } },
         lineStyle: { width: 1.4, opacity: placed.length > 300 ? 0.35 : 0.65 },
         tooltip: {
