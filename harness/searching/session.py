@@ -299,4 +299,4 @@ def dry_result(options: Options, plan: Plan) -> SweepResult:
 
 
 def _why_anew(changes: list[str]) -> str:
-    return f"changed since the last sweep: {'; '.join(changes)}" if changes else "--fresh"
+    return f"changed since the last sweep: {'; '.join(changes)}" if changes else "asked for by --fresh"

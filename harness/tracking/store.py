@@ -60,7 +60,7 @@ class Store:
             with self._lock():
                 create_database(self.database)
                 relocate(self.database, self.folder)
-        self._place = _place(self.folder)
+        self._places = self._find_places()
         self.outbox = None if self.is_local else Outbox(self.folder / "outbox" / "letters", self.client, say)
         if self.outbox is not None and create:  # commands that only read do not wait for earlier messages
             self.outbox.retry(now=True)
@@ -72,13 +72,16 @@ class Store:
             return connect(self.uri)
 
     def check_place(self) -> None:
-        """Raises `HarnessError` if the folder was moved or removed since it was opened."""
-        if _place(self.folder) != self._place:
+        """Raises `HarnessError` if the folder or its database was moved or removed since it was opened."""
+        if self._find_places() != self._places:
             raise HarnessError(
                 f"{self.folder} was moved or removed while it was used. Bring it back (and remove what is there "
                 "now), and the same command continues.",
                 exit_code=FAILED,
             )
+
+    def _find_places(self) -> tuple[object, object]:
+        return _place(self.folder), _place(self.database) if self.is_local else None
 
     @property
     def is_read_only(self) -> bool:
@@ -360,10 +363,10 @@ class RunLog:
         self._store.write({"run": self.run_id} | letter)
 
 
-def _place(folder: Path) -> tuple[int, int] | None:
-    """The identity of a folder: another folder at the same path has another one. None if there is no folder."""
+def _place(path: Path) -> tuple[int, int] | None:
+    """The identity of a folder or file: another one at the same path has another one. None if there is none."""
     try:
-        stat = folder.stat()
+        stat = path.stat()
     except OSError:
         return None
     return stat.st_dev, stat.st_ino

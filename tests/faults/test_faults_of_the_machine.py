@@ -119,11 +119,12 @@ def test_a_store_that_cannot_be_written_from_now_on_fails_no_trial(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("move", ["mv mlruns away", "mkdir away && mv mlruns/* away"])
 def test_a_store_that_is_moved_away_during_a_sweep_is_said_and_the_sweep_goes_on_where_it_is_back(
-    harness: Harness, tmp_path: Path, undisturbed: Path
+    move: str, harness: Harness, tmp_path: Path, undisturbed: Path
 ) -> None:
     write_spec(tmp_path)
-    (tmp_path / "break.sh").write_text("mv mlruns away")
+    (tmp_path / "break.sh").write_text(move)
     done = harness(*SWEEP, code=1)
     assert "mlruns was moved or removed while it was used. Bring it back" in done.err, done
     assert "Traceback" not in done.err and len(done.err.strip().splitlines()) == 1, done
