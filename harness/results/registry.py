@@ -4,6 +4,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,8 @@ class Registrar:
 
     def close(self) -> None:
         """Ends the process, after what it is doing."""
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended
+            self._ours.send(None)
         self._ours.close()
         self._process.join()
 
@@ -97,9 +100,12 @@ def _serve(connection: Connection, folder: Path) -> None:
     mlflow.set_registry_uri(store.uri)
     client = store.client
     try:
-        run_id, name = connection.recv()
-    except EOFError:  # there is nothing to register
+        asked = connection.recv()
+    except EOFError:  # the parent has ended
         return
+    if asked is None:  # there is nothing to register
+        return
+    run_id, name = asked
     run = client.get_run(run_id)
     try:
         version = export(store, run, name, alias=ALIAS)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from running import Finished, Zygote, environment
 from serving import free_port, wait_for_server
 
 from harness.api import load_run
-from harness.results.registry import find_registered
+from harness.results.registry import Registrar, find_registered
 from harness.tracking.runs import find_best
 from harness.tracking.store import Store
 
@@ -49,6 +50,7 @@ class Images(Experiment):
 
 WITHOUT_US = """
 import sys
+import threading
 sys.modules["harness"] = None  # importing it would raise
 import mlflow, numpy, torch
 mlflow.set_tracking_uri(sys.argv[1])
@@ -181,3 +183,15 @@ def torch_of(array: np.ndarray[Any, Any]) -> Any:
     import torch
 
     return torch.from_numpy(array)
+
+
+@pytest.mark.parametrize("method", ("fork", "forkserver"))
+def test_a_process_that_has_nothing_to_register_ends(
+    folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_START_METHOD", method)
+    registrar = Registrar(Store(folder / "mlruns"))
+    closing = threading.Thread(target=registrar.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
