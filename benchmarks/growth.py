@@ -170,9 +170,12 @@ def watched(
 ) -> Iterator[Task | None]:
     """The same tasks; before the first one, and after each `window` of them, notes time and memory."""
     process = psutil.Process()
-    for number, task in enumerate(tasks):
-        if number % window == 0:
-            snapshots.append(_snapshot(parts, process))
+    number = 0
+    for task in tasks:
+        if task is not None:  # else the next one depends on one that runs
+            if number % window == 0:
+                snapshots.append(_snapshot(parts, process))
+            number += 1
         yield task
     snapshots.append(_snapshot(parts, process))
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ SEARCHES: tuple[tuple[object, ...], ...] = (
     ("--jobs", 1),
     ("--jobs", 2, "--set", "sampler=grid"),  # other searches look at what has ended: with two at once that is chance
 )
-ROOM = 64  # MB of the file system that a store lies on, where this user may mount one
+ROOM = 128  # MB of the file system that a store lies on, where this user may mount one
 Repair = Callable[[], object]
 
 
@@ -104,13 +105,9 @@ class Soak:
 
     def _no_room(self, store: Path, started: Started) -> Repair:
         filler = store.parent / "filler"
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(b"\0" * 2**16)
-                    file.flush()
-            except OSError:
-                pass
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 2**16)
         return lambda: filler.unlink(missing_ok=True)
 
     def _server_away(self, store: Path, started: Started) -> Repair:
