@@ -114,7 +114,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", show_default=False)],
     spec: Annotated[
         Path | None,
-        typer.Option(metavar="SPEC", help=BestOf, show_default=False),
+        typer.Option("--spec", metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
     study: Study = None,
     as_json: Json = False,
@@ -147,7 +147,7 @@ def compare(
     ],
     spec: Annotated[
         Path | None,
-        typer.Option(metavar="SPEC", help=BestOf, show_default=False),
+        typer.Option("--spec", metavar="SPEC", help=BestOf, show_default=False),
     ] = None,
     study: Study = None,
     as_json: Json = False,
