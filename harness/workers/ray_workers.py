@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,9 @@ def _connect(address: str, folder: Path) -> None:
     # When a node is lost, Ray prints fifty lines of its log. No public option prevents that.
     ray._private.worker._worker_logs_enabled = False
     try:
-        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # advice about Ray's next versions
+            ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR", **here)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         hint = " Start one with: ray start --head" if address == "auto" else ""
         raise HarnessError(f"--ray {address}: {_first_line(error)}{hint}", exit_code=FAILED) from None
