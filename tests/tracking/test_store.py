@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_an_experiment_that_was_renamed_in_mlflow_keeps_its_artifacts(swept: Pat
 def test_artifacts_that_lie_elsewhere_stay_there(swept: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(swept / "mlruns", copy)
-    with sqlite3.connect(copy / "mlflow.db") as database:
+    with closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
         database.execute("UPDATE experiments SET artifact_location = 's3://bucket/artifacts/small'")
     opened = Store(copy)
     assert (
@@ -277,7 +278,7 @@ def test_an_unknown_experiment_lists_those_that_there_are(swept: Path) -> None:
 
 def test_a_database_of_a_newer_mlflow_is_an_error_in_one_sentence(swept: Path, tmp_path: Path) -> None:
     shutil.copy(swept / "mlruns" / "mlflow.db", tmp_path / "mlflow.db")
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     with pytest.raises(HarnessError, match="MLflow at sqlite:") as error:
         _ = Store(tmp_path).client
