@@ -29,6 +29,7 @@ def main() -> None:
     arguments.add_argument("--train", type=int, default=8_000, help="training images; a quarter as many validate")
     arguments.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--only", nargs="+", default=[], help="parts of the names of the programs to run")
     given = arguments.parse_args()
     if given.quick:
         given.minutes, given.train = [0.2, 0.4], 200
@@ -40,6 +41,8 @@ def compare(given: argparse.Namespace, folder: Path) -> None:
     images = folder / "images.npz"
     write_images(images, given.images, train=given.train, validation=given.train // 4)
     programs = {"harness": run_harness, "Optuna, TPE with Hyperband": run_peer}
+    if given.only:
+        programs = {name: run for name, run in programs.items() if any(part in name for part in given.only)}
     rows: list[list[Any]] = []
     for name, run in programs.items():
         trained, seen = run(given, images, folder / "store")
