@@ -1,12 +1,13 @@
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from harness.data import Data, datasets, loader
 from harness.errors import HarnessError
@@ -161,3 +162,30 @@ def test_inputs_of_different_shapes_are_explained() -> None:
 
     with pytest.raises(HarnessError, match="transform that makes them one size"):
         datasets(train=Uneven(), validation=Uneven())
+
+
+@pytest.mark.parametrize("device", ("cuda", "cpu"))
+def test_batches_go_to_a_gpu_from_pinned_memory_without_a_wait(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noting:
+        """A batch that notes where it was sent."""
+
+        def __init__(self) -> None:
+            self.sent: list[tuple[torch.device, bool]] = []
+
+        def to(self, device: torch.device, *, non_blocking: bool) -> "Noting":
+            self.sent.append((device, non_blocking))
+            return self
+
+    inputs, targets = Noting(), Noting()
+    options: dict[str, Any] = {}
+
+    def load(*_: object, **given: Any) -> list[tuple[Noting, Noting]]:
+        options.update(given)
+        return [(inputs, targets)]
+
+    monkeypatch.setattr(loader, "DataLoader", load)
+    there = torch.device(device)
+    found = loader._load(Noisy(), [[0]], default_collate, generator=torch.Generator(), device=there, workers=0)
+    assert list(found) == [(inputs, targets)]
+    assert options["pin_memory"] is (device == "cuda")
+    assert inputs.sent == targets.sent == [(there, device == "cuda")]

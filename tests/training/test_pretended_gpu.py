@@ -57,21 +57,7 @@ MODELS = {
     "mlp": "mlp(3 * 32 * 32, 4)",
     "lazy": "nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(4))",
 }
-OPTIMIZERS = [
-    *(
-        "SGD",
-        "Adam",
-        "AdamW",
-        "RMSprop",
-        "Adagrad",
-        "Adadelta",
-        "Adamax",
-        "RAdam",
-        "ASGD",
-        "Rprop",
-        "Adafactor",
-    ),
-]
+OPTIMIZERS = "SGD Adam AdamW RMSprop Adagrad Adadelta Adamax RAdam ASGD Rprop Adafactor".split()
 TARGETS = {
     "classes": ("classes", 4),
     "soft": ("torch.rand(36, 4).softmax(1)", 4),
