@@ -13,12 +13,10 @@ from harness.searching.study import BEFORE, EARLIER, KNOWN, RUN_ID, SEEN, WAITIN
 
 def is_longer(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether the identity of a study differs from that of an earlier one by more epochs, and by nothing else."""
-    old, new = dict(before.get("settings", {})), dict(after.get("settings", {}))
-    earlier, now = old.pop("epochs", None), new.pop("epochs", None)
-    if earlier is None or now is None or old != new:
+    old, new = (identity.get("settings", {}).get("epochs") for identity in (before, after))
+    if old is None or new is None or int(new) <= int(old):
         return False
-    is_same = all(before.get(name) == after.get(name) for name in {*before, *after} - {"settings"})
-    return is_same and int(now) > int(earlier)
+    return before == {**after, "settings": {**after["settings"], "epochs": old}}
 
 
 def has_waiting(study: optuna.Study) -> bool:

@@ -157,16 +157,14 @@ class SweepSession:
             uids = study_uids(self._storage) if before is None else ()
             check_agreement(self.store, self._experiment_id, before, uids=uids)
         earlier = 0 if before is not None else last_sweep(self.store, self._experiment_id)  # if its study was lost
-        carried = None if before is None else before.user_attrs.get(CARRIES)
-        archives = archived_studies(self._storage, options.name)
-        if before is None and archives:  # an earlier command was killed before it had made its study
-            last = optuna.load_study(study_name=archives[-1], storage=self._storage)
-            carried = archives[-1] if continues(last, plan) else None
         if before is not None:
             changes = changes_between(json.loads(before.user_attrs.get("identity", "{}")), identity)
             if changes or options.is_fresh:
                 earlier = before.user_attrs.get("number", 0)
-                carried = self._archive(before, changes)
+                self._archive(before, changes)
+                before = None
+        archives = archived_studies(self._storage, options.name)
+        carried = self._to_carry(archives) if before is None else before.user_attrs.get(CARRIES)
         study = Study(
             self._storage,
             options.name,
@@ -178,7 +176,7 @@ class SweepSession:
             pruner=plan.fixed["pruner"],
             identity=identity,
             carries=carried,
-            number=max(len(archived_studies(self._storage, options.name)), earlier) + 1,
+            number=max(len(archives), earlier) + 1,
         )
         if carried is not None:
             carry_trials(self._storage, carried, study)
@@ -187,8 +185,8 @@ class SweepSession:
             self._screen.say(f"{change}: epochs trained before are not reused.")
         return study
 
-    def _archive(self, before: optuna.Study, changes: list[str]) -> str | None:
-        """Keeps the study under another name; returns that name if its trials that wait continue in the new one."""
+    def _archive(self, before: optuna.Study, changes: list[str]) -> None:
+        """Keeps the study under another name, and ends the runs that do not continue in a new one."""
         uid, goes_on = before.user_attrs.get("uid", ""), continues(before, self._plan)
         archived = archive_study(self._storage, self._options.name)
         if not goes_on:
@@ -197,7 +195,13 @@ class SweepSession:
             f"{_why_anew(changes)}.\nA new study starts; the earlier one and its runs are kept as {archived}: "
             f"--study {archived.rpartition('~')[2]} shows them.{' Its waiting trials go on in the new one.' * goes_on}"
         )
-        return archived if goes_on else None
+
+    def _to_carry(self, archives: list[str]) -> str | None:
+        """The name of the newest earlier study, if its trials that wait continue in the new one."""
+        if not archives:
+            return None
+        newest = optuna.load_study(study_name=archives[-1], storage=self._storage)
+        return archives[-1] if continues(newest, self._plan) else None
 
     def _close_runs(self, study_uid: str, archived: str) -> None:
         """Ends the runs that an earlier study left open."""

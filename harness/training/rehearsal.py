@@ -157,11 +157,8 @@ def _play_again(built: Built, whole: tuple[Segment, Segment], reads: set[str]) -
     built.renew()
     before = note_hidden(built)
     built.parts.keeps_gradients = True
-    packed: list[tuple[bytes, int]] = []
-    again = _play(
-        built, 0, FIRST, reads, between=lambda: Siblings(built), use=lambda *seen: packed.append(_packed(built, *seen))
-    )
-    [(content, size)] = packed
+    again = _play(built, 0, FIRST, reads, between=lambda: Siblings(built))
+    content, size = _packed(built, again.metrics)
     counters, others = find_hidden(built, before)
     others += [f"the attribute {name}" for name in not_storable(built.parts)]
     what = _difference(whole[0], again)
@@ -239,9 +236,9 @@ def _go_on(built: Built, content: bytes, whole: tuple[Segment, Segment], knobs: 
     return _difference(whole[1], _play(built, 1, len(whole[1].losses), reads))
 
 
-def _packed(built: Built, state: dict[str, Any], metrics: dict[str, float]) -> tuple[bytes, int]:
-    """The checkpoint with a state as the bytes of its file, and the size of a run's checkpoint."""
-    parts = built.parts
+def _packed(built: Built, metrics: dict[str, float]) -> tuple[bytes, int]:
+    """The checkpoint of the present state as the bytes of its file, and the size of a run's checkpoint."""
+    parts, state = built.parts, capture(built.parts)
     checkpoint = build_checkpoint(
         state, optimizer=parts.optimizer,
         groups={name: optimizer.state_dict()["param_groups"] for name, optimizer in parts.optimizers.items()},
@@ -256,9 +253,8 @@ def _packed(built: Built, state: dict[str, Any], metrics: dict[str, float]) -> t
 def _play(
     built: Built, epoch: int, steps: int, reads: set[str], *,
     between: Callable[[], object] | None = None, is_checked: bool = False, by_graph: bool = False,
-    use: Callable[[dict[str, Any], dict[str, float]], object] = lambda state, metrics: None,
 ) -> Segment:  # fmt: skip
-    """The first steps of an epoch, one batch of validation, and the state then, which `use` gets with the metrics."""
+    """The first steps of an epoch, one batch of validation, and the state then."""
     data, experiment = built.data, built.experiment
     with experiment.recording() as seen:
         if by_graph:
@@ -272,13 +268,11 @@ def _play(
     reads |= seen
     metrics = {f"train_{name}": value for name, value in train.items()}
     metrics |= {f"val_{name}": value for name, value in validation.items()}
-    state = capture(built.parts)
-    use(state, metrics)
     return Segment(
         losses=losses,
         metrics=metrics,
         knobs=read_knobs(built.parts.optimizers),
-        state=with_digests(state),
+        state=with_digests(capture(built.parts)),
         gradients=with_digests(capture_gradients(built.parts)),
         has_outputs=len(train) == len(validation),
         step_seconds=seconds,

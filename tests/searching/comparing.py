@@ -70,6 +70,13 @@ def read_study(folder: Path, name: str = "small") -> list[dict[str, Any]]:
     ]
 
 
+def assert_same_sweeps(left: Path, right: Path) -> None:
+    """The runs, the trials and the final states of two stores, bit for bit."""
+    assert read_store(left) == read_store(right)
+    assert read_study(left) == read_study(right)
+    assert_same_checkpoints(left, right)
+
+
 def assert_same_checkpoints(left: Path | str, right: Path | str, experiment: str = "small") -> None:
     """The final states of two stores, run by run, bit for bit."""
     ours, theirs = _checkpoints(left, experiment), _checkpoints(right, experiment)

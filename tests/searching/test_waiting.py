@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from comparing import assert_same_checkpoints, read_store, read_study
+from comparing import assert_same_sweeps, read_store, read_study
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from running import COMMAND_SECONDS, environment
@@ -99,9 +99,7 @@ def test_a_sweep_with_waiting_trials_killed_again_and_again_ends_as_an_uninterru
     harness(*sweep, "whole", HARNESS_PACE="0")
     assert run_killed(zygote, tmp_path, [*sweep, "killed"], 8, longest=4.0) == 8
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert read_store(killed) == read_store(whole)
-    assert read_study(killed) == read_study(whole)
-    assert_same_checkpoints(killed, whole)
+    assert_same_sweeps(killed, whole)
     assert {run["outcome"] for run in read_store(whole).values()} == {"finished", "waiting"}
 
 
@@ -115,10 +113,7 @@ def test_a_study_with_more_epochs_that_is_killed_again_and_again_ends_as_an_unin
     sweep: list[object] = ["sweep", spec, "--jobs", 1, "--epochs", 12, "--budget", 40, "--store"]
     harness(*sweep, "whole", HARNESS_PACE="0")
     assert run_killed(zygote, tmp_path, [*sweep, "killed"], 8, longest=4.0) == 8
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert read_store(killed) == read_store(whole)
-    assert read_study(killed) == read_study(whole)
-    assert_same_checkpoints(killed, whole)
+    assert_same_sweeps(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("moment", ("archive_study", "carry_trials"))
@@ -141,8 +136,7 @@ harness.sweep({str(spec)!r}, jobs=1, epochs=12, budget=20, store="killed")
     died = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, timeout=COMMAND_SECONDS)
     assert died.returncode == 9, died
     harness(*sweep, "killed")
-    assert read_store(tmp_path / "killed") == read_store(tmp_path / "whole")
-    assert read_study(tmp_path / "killed") == read_study(tmp_path / "whole")
+    assert_same_sweeps(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spec: Path) -> None:
