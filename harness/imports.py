@@ -10,7 +10,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -114,12 +114,11 @@ def _version(name: str) -> str | None:
     spec = _find_spec(name)
     if spec is None or is_own(spec.origin):
         return None
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
     for distribution in importlib.metadata.packages_distributions().get(name, ()):
-        return importlib.metadata.version(distribution)
+        with suppress(importlib.metadata.PackageNotFoundError):  # its folder has another name than it says
+            return importlib.metadata.version(distribution)
     return _content_digest(Path(spec.origin)) if spec.origin and spec.origin.endswith(".py") else None
 
 

@@ -1,5 +1,6 @@
 """Spec files: what is wrong is said with file and line, and what a spec imports travels with it."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def test_a_package_in_a_folder_that_pip_filled_is_installed_and_a_module_beside_
     monkeypatch.syspath_prepend(str(site))
     spec = load_spec(write(tmp_path, "import curves\nfrom widths import WIDTH\n" + GOOD))
     assert list(spec.sources) == ["sketch.py", "widths.py"] and spec.packages == {"curves": "1.2"}
+
+
+def test_a_package_whose_folder_has_another_name_than_it_says_has_a_digest_in_place_of_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    write(site / "splines", "KNOTS = 3\n", "__init__.py")
+    write(site / "renamed-1.2.dist-info", "Metadata-Version: 2.1\nName: splines\nVersion: 1.2\n", "METADATA")
+    write(site / "renamed-1.2.dist-info", "splines/__init__.py,,\n", "RECORD")
+    monkeypatch.syspath_prepend(str(site))
+    spec = load_spec(write(tmp_path, "import splines\n" + GOOD))
+    assert spec.packages == {"splines": hashlib.sha256(b"KNOTS = 3\n").hexdigest()[:12]}
 
 
 def test_a_copy_knows_where_the_original_stood(tmp_path: Path) -> None:
