@@ -57,8 +57,8 @@ def draw_parallel(trials: Sequence[RunRecord], names: Sequence[str], objective: 
     return Picture(
         name="parallel-coordinates",
         title="Parallel coordinates",
-        caption=f"Each line is one of {len(ended)} finished trials. Darker blue is better. The best one is thick and "
-        f"orange: {ended[-1].name}.",
+        caption=f"Each line is one of {len(ended)} trials with a value. Darker blue is better. "
+        f"The best one is thick and orange: {ended[-1].name}.",
         figure=drawn,
         hints=hints,
     )
