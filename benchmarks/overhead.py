@@ -102,13 +102,15 @@ def measure(given: argparse.Namespace, folder: Path) -> None:
     publish("overhead", given, columns, rows, notes)
 
 
-def build_run(images: Path, folder: Path, device: torch.device, threads: int, **more: Any) -> Walk:
-    """A run of the spec as a worker builds it; `more` are values of settings."""
+def build_run(
+    images: Path, folder: Path, device: torch.device, threads: int, cache: DataCache | None = None, **more: Any
+) -> Walk:
+    """A run of the spec as a worker builds it; `more` are values of settings. Runs with one `cache` share the data."""
     os.environ["BENCH_IMAGES"] = str(images)
     make_deterministic(threads)
     spec = load_spec(SPECS / "images.py")
     values = spec.experiment.defaults() | {"epochs": 10_000, "threads": threads, "lr": LEARNING_RATE} | more
-    built = build(spec, values, device=device, cache=DataCache())
+    built = build(spec, values, device=device, cache=cache or DataCache())
     return Walk(built, run_id="1" * 32, paths=folder / "paths", budget_bytes=10**9, checkpoints=folder / "checkpoints")
 
 

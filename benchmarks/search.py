@@ -1,25 +1,32 @@
-"""Which search finds one of the best configurations after the fewest epochs: ours and others, replayed over tables.
+"""Which search finds one of the best configurations after the fewest epochs: ours and others, replayed.
 
     python benchmarks/search.py tables FOLDER [--images FOLDER] [--jobs N]     # minutes to an hour, once
-    python benchmarks/search.py replay FOLDER [--seeds 50]
+    python benchmarks/search.py replay FOLDER [--seeds 50] [--jobs N]
     python benchmarks/search.py choice                 # how long a choice among 10,000 configurations takes
 
 A table holds a whole stepped search space, each configuration trained to its end by the harness's grid. The images
 are a folder with `train/` and `val/`. A replay counts the epochs that a search trains until it has seen a value that
-only 0.4 % (1 %) of the configurations reach. Searches whose library is not installed are left out.
+only 0.4 % (1 %) of the configurations reach. Where ranges are continuous there is no table: a replay trains what it
+asks for, and what is good is known from 1,000 random configurations. Searches whose library is not installed are
+left out.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from common import parser, publish
+from searches.continuous import SAMPLE, Trained, sampled
 from searches.peers import PEERS
-from searches.replay import LIMIT, MARKS, Search, asha, replay, tree, tree_to_end
+from searches.replay import LIMIT, MARKS, Landscape, Outcome, Search, asha, replay, tree, tree_to_end
 from searches.tables import SPECS, make_table, read_table
 
 from harness.search import Choice, Integer, LogUniform
@@ -27,8 +34,16 @@ from harness.searching.space import Space
 from harness.searching.tree import TreeSearch
 
 TABLES = {"mlp": "search_mlp.py", "norm": "search_norm.py", "images": "search_images.py"}
-NEEDS = {"Ray": "ray", "Syne": "syne_tune", "Optuna": "optuna"}
+CONTINUOUS = {f"{name}, continuous": TABLES[name] for name in ("mlp", "norm")}
+NEEDS = {"Ray": "ray", "Syne": "syne_tune", "Optuna": "optuna", "NePS": "neps"}
 COLUMNS = ("search", "table", "0.4 %: median", "quartiles", "1 %: median", *(f"regret after {mark}" for mark in MARKS))
+OURS: dict[str, tuple[Search, bool]] = {  # and whether epochs are shared
+    "harness": (tree, True),
+    "harness, each trial to its end": (tree_to_end, True),
+    "harness, nothing shared": (tree, False),
+    "ASHA with promotion, epochs shared": (asha, True),
+    "ASHA with promotion": (asha, False),
+}
 
 
 def main() -> None:
@@ -38,51 +53,80 @@ def main() -> None:
     arguments.add_argument("--images", type=Path)
     arguments.add_argument("--jobs", type=int, default=2)
     arguments.add_argument("--seeds", type=int, default=50)
-    arguments.add_argument("--only", default="", help="searches whose name holds this")
+    arguments.add_argument("--only", nargs="+", default=[""], help="searches whose name holds one of these")
+    arguments.add_argument("--on", nargs="+", default=[*TABLES, *CONTINUOUS], help="tables, by their names")
     given = arguments.parse_args()
     if given.what == "choice":
         time_choice(given)
     elif given.what == "tables":
-        if given.images is not None:
-            os.environ["SEARCH_IMAGES"] = str(given.images.absolute())
-        given.folder.mkdir(parents=True, exist_ok=True)
-        for name, spec in TABLES.items():
-            if name != "images" or given.images is not None:
-                make_table(name, SPECS / spec, given.folder, jobs=given.jobs, trials=6 if given.quick else None)
+        make_all(given)
     else:
         replay_all(given)
 
 
-def searches() -> dict[str, tuple[Search, bool]]:
-    """Each search by its name, and whether epochs are shared."""
-    ours: dict[str, tuple[Search, bool]] = {
-        "harness": (tree, True),
-        "harness, each trial to its end": (tree_to_end, True),
-        "harness, nothing shared": (tree, False),
-        "ASHA with promotion, epochs shared": (asha, True),
-        "ASHA with promotion": (asha, False),
-    }
-    installed = [name for name, module in NEEDS.items() if importlib.util.find_spec(module) is not None]
-    return ours | {name: (peer, False) for name, peer in PEERS.items() if name.partition(" ")[0] in installed}
+def make_all(given: argparse.Namespace) -> None:
+    """The tables, and the samples of continuous spaces."""
+    if given.images is not None:
+        os.environ["SEARCH_IMAGES"] = str(given.images.absolute())
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for name in given.on:
+        if name in CONTINUOUS:
+            count = 6 if given.quick else SAMPLE
+            with processes(given.jobs) as pool:
+                sample = list(pool.map(sampled, [SPECS / CONTINUOUS[name]] * count, range(count)))
+            np.savez_compressed(given.folder / f"{name}.npz", values=sample)
+        elif name != "images" or given.images is not None:
+            make_table(name, SPECS / TABLES[name], given.folder, jobs=given.jobs, trials=6 if given.quick else None)
 
 
 def replay_all(given: argparse.Namespace) -> None:
+    seeds = range(2 if given.quick else given.seeds)
     rows = []
-    for name, spec in TABLES.items():
-        path = given.folder / f"{name}.npz"
-        if not path.exists():
-            continue
-        table = read_table(path, SPECS / spec)
-        for label, (search, shares) in searches().items():
-            if given.only not in label:
-                continue
-            made = [replay(table, search, seed, shares=shares) for seed in range(2 if given.quick else given.seeds)]
-            found = {s: [m.found[s] or LIMIT for m in made] for s in (0.004, 0.01)}
+    with processes(given.jobs) as pool:
+        for name, label in chosen(given):
+            count = len(seeds)
+            made = list(pool.map(replay_one, [given.folder] * count, [name] * count, [label] * count, seeds))
+            found = {share: [m.found[share] or LIMIT for m in made] for share in (0.004, 0.01)}
             low, middle, high = np.quantile(found[0.004], [0.25, 0.5, 0.75])
             regrets = [statistics.median(m.regret.get(mark, np.inf) for m in made) for mark in MARKS]
             rows.append((label, name, middle, f"{low:.0f} to {high:.0f}", statistics.median(found[0.01]), *regrets))
             print(*rows[-1], sep="  ", flush=True)
     publish("search", given, COLUMNS, rows, [f"{LIMIT:,} epochs are the limit: not found by then"])
+
+
+def chosen(given: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The names of tables that are there, each with the names of the searches that are replayed on it."""
+    installed = [name for name, module in NEEDS.items() if importlib.util.find_spec(module) is not None]
+    peers = [label for label in PEERS if label.partition(" ")[0] in installed]
+    for name in given.on:
+        if not (given.folder / f"{name}.npz").exists():
+            continue
+        for label in [*OURS, *peers]:
+            repeats = name in CONTINUOUS and OURS.get(label, (None, False))[1]  # nothing is shared in any case
+            if any(text in label for text in given.only) and not repeats:
+                yield name, label
+
+
+def replay_one(folder: Path, name: str, label: str, seed: int) -> Outcome:
+    """One search with one seed."""
+    search, shares = OURS[label] if label in OURS else (PEERS[label], False)
+    return replay(landscape(folder, name), search, seed, shares=shares)
+
+
+def landscape(folder: Path, name: str) -> Landscape:
+    """A table, read once in each process; or a continuous space, in which nothing is known yet."""
+    if name in TABLES:
+        return _table(folder / f"{name}.npz", SPECS / TABLES[name])
+    with np.load(folder / f"{name}.npz") as file:
+        return Trained(SPECS / CONTINUOUS[name], file["values"])
+
+
+_table = cache(read_table)
+
+
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """Processes for replays."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def time_choice(given: argparse.Namespace) -> None:

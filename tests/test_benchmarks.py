@@ -46,3 +46,15 @@ def test_a_benchmark_prints_its_table_and_keeps_a_record(program: str, tmp_path:
         assert column in done.stdout
     for row in record["rows"]:  # what ran beside a trial changes no bit of it
         assert dict(zip(record["columns"], row, strict=True)).get("same results", "yes") == "yes"
+
+
+@pytest.mark.slow
+def test_searches_are_replayed_over_continuous_ranges(tmp_path: Path) -> None:
+    options = ["--quick", "--jobs", 1, "--on", "norm, continuous", "--results", tmp_path / "results"]
+    assert run("search", "tables", tmp_path, *options).returncode == 0
+    done = run("search", "replay", tmp_path, *options, "--only", "nothing shared")
+    assert done.returncode == 0, done
+    (line,) = (tmp_path / "results" / "search.jsonl").read_text().splitlines()
+    ((search, table, median, _, _, *regrets),) = json.loads(line)["rows"]
+    assert (search, table) == ("harness, nothing shared", "norm, continuous")
+    assert 1 <= median <= 4_000 and regrets[0] >= regrets[1] >= regrets[2]

@@ -118,7 +118,7 @@ def test_a_step_that_fails_dies_or_hangs_is_written_down_and_an_interrupted_chec
 def test_its_real_steps_run_on_a_cpu_and_say_what_needs_a_gpu(tmp_path: Path) -> None:
     program, results = tmp_path / "real.py", tmp_path / "results"
     program.write_text(EVERY)
-    names = ["machine", "repeats: mlp SGD float32", "failed capture", "ceiling"]
+    names = ["machine", "repeats: mlp SGD float32", "failed capture", "ceiling", "2 on streams, a small VGG"]
     process = start(program, results, tmp_path / "work", "--only", *names)
     out, _ = process.communicate(timeout=250)
     assert process.returncode == 0, out
@@ -128,6 +128,7 @@ def test_its_real_steps_run_on_a_cpu_and_say_what_needs_a_gpu(tmp_path: Path) ->
     compared = [row[3] for row in found["repeats: mlp SGD float32"]["rows"] if row[3] is not None]
     assert compared == [True] * 4
     assert [row[2] for row in found["ceiling"]["rows"]] == ["TFLOP/s", "", "GFLOP"]
+    assert [row[3] for row in found["2 on streams, a small VGG"]["rows"]] == [None, None, True]
     assert len(out.split("\n\n")[-1].strip().splitlines()) == 10
     for record in found.values():
         assert str(ROOT) not in json.dumps(record)

@@ -44,6 +44,13 @@ def steps(*, quick: bool) -> list[Step]:
             for size, loop in itertools.product((64, 512), LOOPS)
         ),
         *(_jobs(size, jobs, mps) for size, mps, jobs in itertools.product(SIZES, (False, True), (1, 2, 4))),
+        *(
+            Step(
+                name=streams_name(size, jobs), call="gpu.together:measure_streams",
+                values={"jobs": jobs, "width": SIZES[size]},
+            )
+            for size, jobs in itertools.product(SIZES, (2, 4))
+        ),
         Step(name="cost of determinism", call="gpu.speed:measure_determinism"),
         Step(name="speedrun", call="gpu.commands:measure_speedrun", needs=() if quick else ("images",)),
         *(
@@ -64,6 +71,11 @@ def rate_name(loop: str, batch_size: int) -> str:
 def jobs_name(size: str, jobs: int, mps: bool) -> str:
     """The name of the step that trains so many trials of a network at once."""
     return f"{jobs} at once, {size}{', MPS' if mps else ''}"
+
+
+def streams_name(size: str, jobs: int) -> str:
+    """The name of the step that trains so many runs of a network on streams of one process."""
+    return f"{jobs} on streams, {size}"
 
 
 def lacking(given: Given) -> dict[str, str]:

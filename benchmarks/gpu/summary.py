@@ -5,8 +5,8 @@ from typing import Any
 
 from gpu.running import DONE, SKIPPED, Record, shown
 from gpu.speed import CEILING, RATE, WORK
-from gpu.steps import SIZES, jobs_name, rate_name
-from gpu.together import NUMBERS
+from gpu.steps import SIZES, jobs_name, rate_name, streams_name
+from gpu.together import NUMBERS, TIMES
 
 Records = Mapping[str, Record]
 FAULTS = ("no capture", "failed capture", "device assert")
@@ -91,6 +91,9 @@ def _together(records: Records) -> str:
             rates = {jobs: value_of(records, jobs_name(size, jobs, mps), RATE) for jobs in (2, 4)}
             found = [f"{jobs}: {rate / one:.2f}" for jobs, rate in rates.items() if one and rate]
             parts += [f"{size}{' with MPS' if mps else ''} {', '.join(found)}"] if found else []
+        streams = {jobs: value_of(records, streams_name(size, jobs), TIMES) for jobs in (2, 4)}
+        found = [f"{jobs}: {times:.2f}" for jobs, times in streams.items() if times]
+        parts += [f"{size} on streams {', '.join(found)}"] if found else []
         every = [jobs_name(size, jobs, mps) for jobs in (1, 2, 4) for mps in (False, True)]
         wrong += [size] * (len({value_of(records, name, NUMBERS) for name in every} - {None}) > 1)
     same = f"OTHER NUMBERS of {' and '.join(wrong)}" if wrong else "same numbers"

@@ -1,26 +1,36 @@
-"""Several trials on one GPU, with and without NVIDIA's MPS; a search with and without the tree of epochs."""
+"""Several trials on one GPU: processes (also with NVIDIA's MPS) or streams; a search with and without the tree."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
+import torch
 from common import SPECS, harness, run_command
 from jobs import read
+from overhead import LEARNING_RATE, build_run
 
 from gpu.child import Rows
 from gpu.data import count_of, images_of
 from gpu.running import Given
-from gpu.speed import RATE
+from gpu.speed import RATE, wait
+from harness.training.data_cache import DataCache
+from harness.training.device import choose_device, choose_threads
+from harness.training.run import Walk
 
 MPS = "nvidia-cuda-mps-control"
 TRIALS = 4
 NUMBERS = "digest of all numbers"
+TIMES = "times the throughput of one after the other"
 
 
 def measure_jobs(given: Given, rows: Rows, *, jobs: int, width: int, mps: bool = False) -> None:
@@ -39,6 +49,58 @@ def measure_jobs(given: Given, rows: Rows, *, jobs: int, width: int, mps: bool =
     numbers, seconds = read(store)
     rows.add(RATE, TRIALS * epochs * count_of(images) / seconds, "images/s")
     rows.add(NUMBERS, hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:12])
+
+
+def measure_streams(given: Given, rows: Rows, *, jobs: int, width: int) -> None:
+    """Images a second of runs that one process trains at once, each on a stream of its own, over one copy of the data.
+
+    The base is the same runs one after the other in this process. A run must give the same numbers in both.
+    """
+    device, images, epochs = choose_device(given.device), images_of(given), 1 if given.quick else 3
+    os.environ["BENCH_WIDTH"] = str(min(width, 8) if given.quick else width)
+    cache = DataCache()
+
+    def begin() -> list[StreamRun]:
+        rates = [LEARNING_RATE / (number + 1) for number in range(jobs)]
+        runs = [
+            StreamRun(build_run(images, Path(tempfile.mkdtemp()), device, choose_threads(None), cache, lr=r))
+            for r in rates
+        ]
+        wait(device)
+        for run in runs:
+            run.train(1)  # captures its graph
+        wait(device)
+        return runs
+
+    def timed_end(runs: list[StreamRun], train_all: Callable[..., Any]) -> tuple[float, list[Any]]:
+        started = time.perf_counter()
+        found = list(train_all(lambda run: run.train(epochs), runs))
+        wait(device)
+        seconds = time.perf_counter() - started
+        for run in runs:
+            run.walk.close()
+        return seconds, found
+
+    with ThreadPoolExecutor(jobs) as threads:
+        apart, alone = timed_end(begin(), map)
+        together, beside = timed_end(begin(), threads.map)
+    rows.add(RATE, jobs * epochs * count_of(images) / together, "images/s")
+    rows.add(TIMES, apart / together, "times")
+    rows.add("the numbers are those of the runs one after the other", alone == beside, right=alone == beside)
+
+
+class StreamRun:
+    """A run that has a stream of its own on the device."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk, self._results = walk, walk.epochs()
+        device = walk.built.device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def train(self, epochs: int) -> list[dict[str, float]]:
+        """The metrics of its next epochs."""
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            return [result.metrics for result in itertools.islice(self._results, epochs)]
 
 
 def measure_search(given: Given, rows: Rows, *, tree: bool) -> None:

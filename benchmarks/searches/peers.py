@@ -1,33 +1,45 @@
-"""Searches of other libraries over a table. Each trial is a plain loop: nothing is shared, nothing known beforehand."""
+"""Searches of other libraries. Each trial is a plain loop: nothing is shared, nothing known beforehand."""
 
 import datetime
 import logging
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.search import Choice
+from harness.search import Choice, Hyperparameter, LogUniform
 from searches.replay import Replay, Search
 
 
-def levels(made: Replay) -> dict[str, list[Any]]:
-    """All values of each hyperparameter."""
-    return {name: found.grid() or [] for name, found in made.table.searched.items()}
+def kind(found: Hyperparameter) -> str:
+    """How a hyperparameter is offered to other libraries: `options`, `step` (its number), `log` or `linear`."""
+    if isinstance(found, Choice):
+        return "options"
+    return "step" if found.grid() is not None else "log" if isinstance(found, LogUniform) else "linear"
 
 
-def numbers(made: Replay) -> dict[tuple[Any, ...], int]:
-    """The number of each configuration by its values."""
-    return {tuple(point.values()): number for number, point in enumerate(made.table.points)}
+def limits(found: Any) -> tuple[Any, Any]:
+    """The lowest and the highest value that is offered, both included."""
+    steps = found.grid()
+    return (found.low, found.high) if steps is None else (0, len(steps) - 1)
+
+
+def number(made: Replay, answers: Mapping[str, Any]) -> int:
+    """The number of the configuration that a library answered."""
+
+    def value(found: Any, answer: Any) -> Any:
+        return found.grid()[answer] if kind(found) == "step" else answer
+
+    return made.land.find({name: value(found, answers[name]) for name, found in made.land.searched.items()})
 
 
 def train_all(made: Replay, point: int, goes_on: Callable[[int, float], bool]) -> float | None:
     """Trains a configuration until `goes_on` says no; its best value, None where it did not come to its end."""
     made.begin(point)
     best = np.inf
-    for epoch in range(made.table.lengths[point]):
+    for epoch in range(made.land.length(point)):
         value = made.train(point)
         best = min(best, value)
         if not np.isfinite(value) or not goes_on(epoch, value):
@@ -43,7 +55,7 @@ def optuna_search(sampler: str, pruner: str | None) -> Search:
 
         warnings.simplefilter("ignore")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        epochs = made.table.values.shape[1]
+        epochs = made.land.epochs
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         pruners = {
             "median": optuna.pruners.MedianPruner,
@@ -53,21 +65,23 @@ def optuna_search(sampler: str, pruner: str | None) -> Search:
         study = optuna.create_study(
             sampler=samplers[sampler](seed=seed), pruner=pruners[pruner](), study_name=str(seed)
         )
-        index = numbers(made)
+
+        def suggest(trial: Any, name: str, found: Hyperparameter) -> Any:
+            if kind(found) == "options":
+                return trial.suggest_categorical(name, found.grid())
+            if kind(found) == "step":
+                return trial.suggest_int(name, *limits(found))
+            return trial.suggest_float(name, *limits(found), log=kind(found) == "log")
+
         while True:
             trial = study.ask()
-            values = [
-                trial.suggest_categorical(name, steps)
-                if isinstance(made.table.searched[name], Choice)
-                else steps[trial.suggest_int(name, 0, len(steps) - 1)]
-                for name, steps in levels(made).items()
-            ]
+            answers = {name: suggest(trial, name, found) for name, found in made.land.searched.items()}
 
             def goes_on(epoch: int, value: float, trial: Any = trial) -> bool:
                 trial.report(value, epoch)
                 return not trial.should_prune()
 
-            best = train_all(made, index[tuple(values)], goes_on)
+            best = train_all(made, number(made, answers), goes_on)
             if best is None:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
@@ -87,12 +101,12 @@ def ray_asha(grace: int, factor: int) -> Search:
                 self.trial_id = number
 
         chance = random.Random(seed)
-        bracket = _Bracket(grace, made.table.values.shape[1], factor, 0)
-        number = 0
+        bracket = _Bracket(grace, made.land.epochs, factor, 0)
+        count = 0
         while True:
-            number += 1
-            trial = Trial(number)
-            point = chance.randrange(len(made.table.points))
+            count += 1
+            trial = Trial(count)
+            point = made.land.find({name: found.draw(chance.random()) for name, found in made.land.searched.items()})
             train_all(made, point, lambda e, v, t=trial: bracket.on_result(t, e + 1, -v) != "STOP")
 
     return search
@@ -103,26 +117,26 @@ def syne(scheduler: str, **options: Any) -> Search:
 
     def search(made: Replay, seed: int) -> None:
         from syne_tune.backend.trial_status import Trial
-        from syne_tune.config_space import choice, randint
+        from syne_tune.config_space import choice, loguniform, randint, uniform
         from syne_tune.optimizer import baselines
 
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
         np.random.seed(seed)
-        steps = levels(made)
-        is_choice = {name: isinstance(found, Choice) for name, found in made.table.searched.items()}
-        space = {n: choice(values) if is_choice[n] else randint(0, len(values) - 1) for n, values in steps.items()}
-        epochs = made.table.values.shape[1]
+        ranges = {"step": randint, "log": loguniform, "linear": uniform}
+        space = {
+            name: choice(found.grid()) if kind(found) == "options" else ranges[kind(found)](*limits(found))
+            for name, found in made.land.searched.items()
+        }
+        epochs = made.land.epochs
         asked = getattr(baselines, scheduler)(
             space, metric="value", time_attr="epoch", max_t=epochs, random_seed=seed, **options
         )
-        index = numbers(made)
-        number = 0
+        count = 0
         while True:
             config = asked.suggest().config
-            values = [config[n] if is_choice[n] else steps[n][config[n]] for n in steps]
-            trial = Trial(number, config, datetime.datetime.now())
-            number += 1
+            trial = Trial(count, config, datetime.datetime.now())
+            count += 1
             asked.on_trial_add(trial)
 
             def goes_on(epoch: int, value: float, trial: Any = trial) -> bool:
@@ -135,7 +149,41 @@ def syne(scheduler: str, **options: Any) -> Search:
                     asked.on_trial_remove(trial)
                 return bool(goes)
 
-            train_all(made, index[tuple(values)], goes_on)
+            train_all(made, number(made, config), goes_on)
+
+    return search
+
+
+def neps_search(optimizer: str) -> Search:
+    """NePS: a configuration that goes on starts from its checkpoint, so only the epochs that are new are trained."""
+
+    def search(made: Replay, seed: int) -> None:
+        import neps
+        import torch
+        from neps.optimizers import algorithms
+
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        space = neps.SearchSpace(
+            {
+                name: neps.HPOCategorical(found.grid())
+                if kind(found) == "options"
+                else neps.HPOInteger(*limits(found))
+                if kind(found) == "step"
+                else neps.HPOFloat(*limits(found), log=kind(found) == "log")
+                for name, found in made.land.searched.items()
+            }
+            | {"epochs": neps.HPOInteger(1, made.land.epochs, is_fidelity=True)}
+        )
+        asked = neps.AskAndTell(getattr(algorithms, optimizer)(space))
+        while True:
+            trial = asked.ask()
+            epochs = trial.config["epochs"]
+            curve = made.train_until(number(made, trial.config), epochs)[:epochs]
+            asked.tell(trial, min(*curve, 1e9))  # not infinite where it diverged
 
     return search
 
@@ -149,4 +197,6 @@ PEERS: dict[str, Search] = {
     "Ray Tune ASHA (2, 3)": ray_asha(2, 3),
     "Syne Tune ASHA": syne("ASHA", grace_period=2),
     "Syne Tune BOHB": syne("BOHB"),
+    "NePS Hyperband, its default": neps_search("hyperband"),
+    "NePS ASHA": neps_search("asha"),
 }

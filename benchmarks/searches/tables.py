@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,48 @@ class Table:
     nodes: np.ndarray  # (configurations, epochs): the number of the epoch in the tree; -1 where there is none
 
     @property
-    def lengths(self) -> np.ndarray:
-        """Epochs of each configuration."""
-        return (self.nodes >= 0).sum(1)
+    def epochs(self) -> int:
+        return int(self.values.shape[1])
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[Any, ...], int]:
+        return {tuple(point[name] for name in self.searched): number for number, point in enumerate(self.points)}
+
+    def find(self, values: Mapping[str, Any]) -> int:
+        """The number of the configuration with these values."""
+        return self._numbers[tuple(values[name] for name in self.searched)]
+
+    def length(self, point: int) -> int:
+        """Epochs of a configuration."""
+        return int((self.nodes[point] >= 0).sum())
+
+    def value(self, point: int, epoch: int) -> float:
+        """The value after an epoch, counted from 0."""
+        return float(self.values[point, epoch])
+
+    def mates(self, point: int, epoch: int) -> Sequence[int]:
+        """The configurations of which this is the same epoch."""
+        found: list[int] = np.flatnonzero(self.nodes[:, epoch] == self.nodes[point, epoch]).tolist()
+        return found
+
+    def shared(self, point: int, epochs: int) -> list[tuple[dict[str, Any], int]]:
+        """The configurations with the same first epoch, and how many of the first epochs are the same."""
+        mates = self.mates(point, 0)
+        common = np.minimum.accumulate(self.nodes[mates, :epochs] == self.nodes[point, :epochs], axis=1).sum(1)
+        return [(self.points[mate], int(count)) for mate, count in zip(mates, common, strict=True)]
 
     def threshold(self, share: float) -> float:
         """The value that this share of the configurations reaches at its best epoch."""
-        best = np.sort(self.values.min(1))
-        return float(best[max(1, round(share * len(best))) - 1])
+        return float(self._ranked[max(1, round(share * len(self._ranked))) - 1])
 
     @property
     def best(self) -> float:
         """The best value of all."""
-        return float(self.values.min())
+        return float(self._ranked[0])
+
+    @cached_property
+    def _ranked(self) -> np.ndarray:
+        return np.sort(self.values.min(1))
 
 
 def make_table(name: str, spec: Path, folder: Path, *, jobs: int, trials: int | None = None) -> None:
