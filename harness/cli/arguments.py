@@ -48,7 +48,7 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="TIME",
-        help="Start no trial after this time, such as 90s, 30m, 1h30m.",
+        help="End after about this time, such as 90s, 30m, 1h30m; what trains then is not cut off.",
         show_default=False,
     ),
 ]

@@ -55,6 +55,7 @@ class Course:
         self._seen: dict[int, dict[str, Any]] = {}  # by trial: what the search has noted of it
         self._order = 0  # the number of notes so far
         self._best = math.inf  # of the trials that finished
+        self._epoch_seconds: float = plan.report.epoch_seconds  # of an epoch of the latest trial
         self._copied: dict[str, Any] | None = None  # values of the newest trial, if they were known
         self.nears_end: Callable[[], None] = lambda: None  # called when a trial has finished and few are left
         self.why = ""  # why the sweep ends, if not because of the number of trials
@@ -114,19 +115,19 @@ class Course:
         """The next task; None if there is none, or none until a running one has ended."""
         if self._limits.trials is not None and self._count() >= self._limits.trials:
             return None
-        if self._limits.is_late:
+        number, value = self._leader()
+        reserved = 0 if number is None or not self._is_tree else self._epochs - self._known(number)
+        if self._limits.is_late(reserved=reserved * self._epoch_seconds):
             self._end("the time is up: no further trial is started.")
             return self._finish_leader(None)
-        if self._limits.until is not None and self._sign * self._limits.until >= min(self._best, self._leader()[1]):
+        if self._limits.until is not None and self._sign * self._limits.until >= min(self._best, value):
             self._end(f"{self._plan.fixed['objective']} {self._limits.until:g} is reached.")
             return self._finish_leader(None)
         left = self._left()
-        number, _ = self._leader()
-        reserved = 0 if number is None else self._epochs - self._known(number)
-        if left is not None and left <= (reserved if self._is_tree else 0):
+        if left is not None and left <= reserved:
             self._end(f"the budget of {self._limits.budget} epochs is spent.")
             return self._finish_leader(left)
-        room = None if left is None else left - reserved if self._is_tree else left
+        room = None if left is None else left - reserved
         return self._choose(room) if self._is_tree else self._ask(room)
 
     def _choose(self, room: int | None) -> Task | None:
@@ -239,6 +240,8 @@ class Course:
             self._seen[asked.number] = seen | now
             asked.note_seen(self._seen[asked.number])
             self._take_in(asked.values, curve, shared, outcome)
+        own = [result.epoch_seconds for result in task.results if not result.reused]
+        self._epoch_seconds = sum(own) / len(own) if own else self._epoch_seconds
         if outcome == WAITING:
             self._sleep(asked.number, task)
         elif outcome == "finished" and task.value is not None and math.isfinite(task.value):

@@ -13,7 +13,6 @@ class Limits:
     ends: float | None = None  # of the monotonic clock
     until: float | None = None  # a value of the objective
 
-    @property
-    def is_late(self) -> bool:
-        """Whether the time is up."""
-        return self.ends is not None and time.monotonic() > self.ends
+    def is_late(self, *, reserved: float = 0) -> bool:
+        """Whether the time is up, but for the seconds that are reserved."""
+        return self.ends is not None and time.monotonic() + reserved > self.ends

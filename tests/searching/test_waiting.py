@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from running import COMMAND_SECONDS, environment
 from small import slow
 from test_kills import run_killed
 
+from harness.searching.limits import Limits
 from harness.tracking.journal import open_journal
 
 
@@ -144,6 +146,18 @@ def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spe
     assert "val_accuracy 0.6 is reached." in said
     best = re.search(r"^best: \S+  val_accuracy (\S+)", said, re.MULTILINE)
     assert best and float(best[1]) >= 0.6 and said.count("finished at") == 1
+
+
+def test_the_last_part_of_the_time_belongs_to_the_best_trial(
+    harness: Callable[..., Any], spec: Path, tmp_path: Path
+) -> None:
+    limits = Limits(trials=None, ends=time.monotonic() + 1_000)
+    assert limits.is_late(reserved=2_000) and not limits.is_late(reserved=500) and not limits.is_late()
+    slow(spec, 0.05)
+    said = harness("sweep", spec, "--jobs", 1, "--timeout", "8s", "--epochs", 30, "--store", "st").out
+    assert "the time is up: no further trial is started." in said and "waiting: " in said
+    best = re.search(r"^best: (\S+)", said, re.MULTILINE)
+    assert best and read_store(tmp_path / "st")[best[1]]["outcome"] == "finished"
 
 
 def test_points_that_are_known_are_told_to_the_study_and_do_not_count(
