@@ -44,10 +44,7 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
 
     The model computes in float32 on the CPU, for batches of any size.
     """
-    import mlflow.pytorch
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
     loaded = load(store, run, device="cpu")
     data = loaded.built.data
@@ -55,10 +52,6 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
     example = example_inputs(data)
     with torch.no_grad():
         outputs = model(example)
-    signature = ModelSignature(
-        Schema([TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))]),
-        Schema([TensorSpec(outputs.numpy().dtype, (-1, *outputs.shape[1:]))]),
-    )
     client = store.client
     logged = client.create_logged_model(
         run.info.experiment_id,
@@ -69,15 +62,7 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model"
-            mlflow.pytorch.save_model(
-                model,
-                path,
-                signature=signature,
-                input_example=example.numpy(),
-                serialization_format="pt2",
-                pip_requirements=requirements(),
-                metadata={"classes": list(data.classes or ())},
-            )
+            save(model, path, example, outputs, classes=list(data.classes or ()))
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         client.delete_logged_model(logged.model_id)
@@ -85,6 +70,31 @@ def export(store: Store, run: "Run", name: str, *, alias: str) -> "ModelVersion"
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=loaded.epoch)])
     return _create_version(store, loaded, name, logged.model_id, alias, example, outputs)
+
+
+def save(model: nn.Module, path: Path, example: Tensor, outputs: Tensor, *, classes: list[str]) -> None:
+    """Saves a model as MLflow keeps it; `outputs` are those of the example."""
+    import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    takes, gives = (TensorSpec(tensor.numpy().dtype, (-1, *tensor.shape[1:])) for tensor in (example, outputs))
+    mlflow.pytorch.save_model(
+        model,
+        path,
+        signature=ModelSignature(Schema([takes]), Schema([gives])),
+        input_example=example.numpy(),
+        serialization_format="pt2",
+        pip_requirements=requirements(),
+        metadata={"classes": classes},
+    )
+
+
+def warm_up() -> None:
+    """Saves a tiny model, so that torch and MLflow load and compile all that an export takes: seconds."""
+    example = torch.zeros(EXAMPLES, 1)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        save(nn.ReLU(), Path(folder) / "model", example, example, classes=[])
 
 
 def example_inputs(data: Data) -> Tensor:

@@ -91,14 +91,16 @@ def _serve(connection: Connection, folder: Path) -> None:
     end_with_parent()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    import mlflow.pytorch
+    import mlflow
 
-    from harness.results.export import export
+    from harness.results.export import export, warm_up
 
     store = Store(folder)
     mlflow.set_tracking_uri(store.uri)  # where `models:/` is looked up
     mlflow.set_registry_uri(store.uri)
     client = store.client
+    with suppress(Exception):  # what goes wrong here is told when the run is exported
+        warm_up()
     try:
         asked = connection.recv()
     except EOFError:  # the parent has ended

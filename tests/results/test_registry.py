@@ -18,6 +18,7 @@ from running import Finished, Zygote, environment
 from serving import free_port, wait_for_server
 
 from harness.api import load_run
+from harness.results import export
 from harness.results.registry import Registrar, find_registered
 from harness.tracking.runs import find_best
 from harness.tracking.store import Store
@@ -195,3 +196,18 @@ def test_a_process_that_has_nothing_to_register_ends(
     closing.start()
     closing.join(60)
     assert not closing.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore")  # as in the process that exports
+def test_a_tiny_model_is_saved_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[list[str]] = []
+
+    def save(model: Any, path: Path, *given: Any, **more: Any) -> None:
+        real(model, path, *given, **more)
+        saved.append(sorted(file.name for file in path.rglob("*")))
+
+    real = export.save
+    monkeypatch.setattr(export, "save", save)
+    export.warm_up()
+    (files,) = saved
+    assert "MLmodel" in files and "model.pt2" in files, "in the form of the export"
