@@ -15,7 +15,10 @@ KEYS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "estado_diccionario"),
     *("estado_modelo", "modelo", "generator", "module", "params", "parameters"),
 )
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
+AVERAGES = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema", "ema_model", "model_ema_state_dict"),
+    *("swa_model", "swa_state_dict", "swa_model_state_dict"),
+)
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # what wraps a network
 COUNTERS = ("n_averaged",)  # of torch's AveragedModel: no weight
 
