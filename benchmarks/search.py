@@ -125,7 +125,8 @@ _table = cache(read_table)
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
-    """Processes for replays."""
+    """Processes for replays, of one thread each."""
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 

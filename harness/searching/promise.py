@@ -7,12 +7,15 @@ costs one product of a matrix and a vector. (Freeze-thaw Bayesian optimisation: 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
+from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +37,7 @@ class Promise:
         self._rows: list[tuple[int, int]] = []
         self._count = 0
         self._explained = np.zeros(len(places))
+        self._libraries = ThreadpoolController()
         self._reset()
 
     def __len__(self) -> int:
@@ -55,13 +59,18 @@ class Promise:
             for look in looks:
                 self.add(*look)
         self._looks.append((point, epoch, value))
-        self._extend(point, epoch)
+        with self._one_thread():
+            self._extend(point, epoch)
 
     def improvements(self, supposed: Sequence[tuple[int, int]] = ()) -> Floats:
         """The logarithm of the expected improvement of each point over the best value.
 
         `supposed` are the observations of running trials: the model takes their expected value for them.
         """
+        with self._one_thread():
+            return self._improvements(supposed)
+
+    def _improvements(self, supposed: Sequence[tuple[int, int]]) -> Floats:
         count = len(self._looks)
         ranks = rankdata([value for _, _, value in self._looks])
         scores = ndtri((ranks - 0.5) / count)
@@ -75,6 +84,11 @@ class Promise:
         distance = (scores.min() - mean) / spread
         expected = spread * (distance * ndtr(distance) + np.exp(-(distance**2) / 2) / (2 * np.pi) ** 0.5)
         return np.asarray(np.log(np.maximum(expected, 0) + 1e-30))
+
+    def _one_thread(self) -> AbstractContextManager[Any]:
+        """Inside the block BLAS uses one thread: the cores are busy with training, and the bits are the same on any."""
+        limited: AbstractContextManager[Any] = self._libraries.limit(limits=1, user_api="blas")
+        return limited
 
     def _reset(self) -> None:
         self._rows, self._count = [], 0

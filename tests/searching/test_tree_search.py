@@ -1,8 +1,14 @@
 """The search over the tree: what it knows, what it chooses next."""
 
+from typing import Any
+
 import numpy as np
+import pytest
+from scipy.linalg import solve_triangular
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from harness.search import Choice, Hyperparameter, Integer, LogUniform, Uniform
+from harness.searching import promise
 from harness.searching.space import DRAWN, Space
 from harness.searching.stagnation import Stagnation
 from harness.searching.tree import Move, TreeSearch
@@ -111,3 +117,20 @@ def test_a_curve_that_has_not_improved_for_long_has_a_smaller_chance_to_improve(
     chances = stagnation.chances(ages, known)
     improved, stayed = (20 + 1) / (25 + 2), (0 + 1) / (5 + 2)  # curves of age 0, and of age 3
     assert np.allclose(chances, [improved, stayed, 1, stayed, 0]), "one stage is left, none for the last"
+
+
+def test_a_choice_takes_one_thread_from_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def solve(*given: Any, **more: Any) -> Any:
+        used.extend(info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas")
+        return solve_triangular(*given, **more)
+
+    monkeypatch.setattr(promise, "solve_triangular", solve)
+    with threadpool_limits(2, user_api="blas"):
+        model = promise.Promise(np.linspace(0, 1, 6).reshape(-1, 1), epochs=10)
+        for point in range(3):
+            model.add(point, 1, float(point))
+        model.improvements([(4, 2)])
+        assert used and set(used) == {1}
+        assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {2}
