@@ -6,13 +6,13 @@
 
 A table holds a whole stepped search space, each configuration trained to its end by the harness's grid. The images
 are a folder with `train/` and `val/`. A replay counts the epochs that a search trains until it has seen a value that
-only 0.4 % (1 %) of the configurations reach. Where ranges are continuous there is no table: a replay trains what it
-asks for, and what is good is known from 1,000 random configurations. Searches whose library is not installed are
-left out.
+only 0.4 % (1 %) of the configurations reach. A table of continuous ranges holds 2,000 random configurations, and the
+nearest one stands for what a search asks for. Searches whose library is not installed are left out.
 """
 
 import argparse
 import importlib.util
+import json
 import multiprocessing
 import os
 import statistics
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from common import parser, publish
-from searches.continuous import SAMPLE, Trained, sampled
+from searches.continuous import COUNT, Scattered, curve_of, random_point
 from searches.peers import PEERS
 from searches.replay import LIMIT, MARKS, Landscape, Outcome, Search, asha, replay, tree, tree_to_end
 from searches.tables import SPECS, make_table, read_table
@@ -65,16 +65,17 @@ def main() -> None:
 
 
 def make_all(given: argparse.Namespace) -> None:
-    """The tables, and the samples of continuous spaces."""
+    """Trains the tables, one after the other."""
     if given.images is not None:
         os.environ["SEARCH_IMAGES"] = str(given.images.absolute())
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in given.on:
         if name in CONTINUOUS:
-            count = 6 if given.quick else SAMPLE
+            spec = SPECS / CONTINUOUS[name]
+            points = [random_point(spec, seed) for seed in range(6 if given.quick else COUNT)]
             with processes(given.jobs) as pool:
-                sample = list(pool.map(sampled, [SPECS / CONTINUOUS[name]] * count, range(count)))
-            np.savez_compressed(given.folder / f"{name}.npz", values=sample)
+                values = list(pool.map(curve_of, [spec] * len(points), points, chunksize=8))
+            np.savez_compressed(given.folder / f"{name}.npz", values=values, points=json.dumps(points))
         elif name != "images" or given.images is not None:
             make_table(name, SPECS / TABLES[name], given.folder, jobs=given.jobs, trials=6 if given.quick else None)
 
@@ -113,15 +114,12 @@ def replay_one(folder: Path, name: str, label: str, seed: int) -> Outcome:
     return replay(landscape(folder, name), search, seed, shares=shares)
 
 
+@cache
 def landscape(folder: Path, name: str) -> Landscape:
-    """A table, read once in each process; or a continuous space, in which nothing is known yet."""
-    if name in TABLES:
-        return _table(folder / f"{name}.npz", SPECS / TABLES[name])
-    with np.load(folder / f"{name}.npz") as file:
-        return Trained(SPECS / CONTINUOUS[name], file["values"])
-
-
-_table = cache(read_table)
+    """A table, read once in each process."""
+    if name in CONTINUOUS:
+        return Scattered(folder / f"{name}.npz", SPECS / CONTINUOUS[name])
+    return read_table(folder / f"{name}.npz", SPECS / TABLES[name])
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:

@@ -1,9 +1,9 @@
-"""A search space with continuous ranges: a configuration is trained, by a plain loop, when a search asks for it.
+"""Tables of search spaces with continuous ranges: random configurations, each trained to its end by a plain loop.
 
-Nothing can be shared or tabulated there. What counts as good is learned from a sample of random configurations, each
-trained to its end.
+A search may ask for any configuration there: it gets the curve of the nearest one that was trained. Nothing is shared.
 """
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -23,7 +24,7 @@ from harness.search import Hyperparameter
 from harness.spec import load_spec
 
 Pair = tuple[Tensor, Tensor]  # inputs and targets
-SAMPLE = 1_000  # random configurations that say what is good
+COUNT = 2_000  # configurations of a table
 
 
 class Ranges:
@@ -35,48 +36,56 @@ class Ranges:
     factor: float = search.log_uniform(0.1, 0.5, default=0.1)
 
 
-class Trained:
-    """The configurations of a spec whose hyperparameters are those of `Ranges`, and a loss that is minimised."""
+class Scattered:
+    """The configurations of a table, of which the nearest one answers."""
 
-    def __init__(self, spec: Path, sample: np.ndarray) -> None:
-        torch.set_num_threads(1)
-        self._experiment = continuous(spec)
-        self.searched = dict(self._experiment.hyperparameters)
-        self.epochs = int(self._experiment.defaults()["epochs"])
-        self._sample = np.sort(sample)
-        self._points: list[dict[str, Any]] = []
-        self._numbers: dict[tuple[Any, ...], int] = {}
-        self._curves: list[list[float]] = []
-        self._runs: list[Iterator[float]] = []
+    def __init__(self, path: Path, spec: Path) -> None:
+        with np.load(path) as file:
+            points, self._values = json.loads(str(file["points"])), file["values"]
+        self.searched = dict(continuous(spec).hyperparameters)
+        self._tree = KDTree([self._place(point) for point in points])
+        self._ranked = np.sort(self._values.min(1))
+
+    @property
+    def epochs(self) -> int:
+        return int(self._values.shape[1])
 
     @property
     def best(self) -> float:
-        return float(self._sample[0])
+        return float(self._ranked[0])
 
     def threshold(self, share: float) -> float:
-        return float(self._sample[max(1, round(share * len(self._sample))) - 1])
+        return float(self._ranked[max(1, round(share * len(self._ranked))) - 1])
 
     def find(self, values: Mapping[str, Any]) -> int:
-        key = tuple(values[name] for name in self.searched)
-        if key not in self._numbers:
-            self._numbers[key] = len(self._runs)
-            self._curves.append([])
-            self._runs.append(train(self._experiment(**values)))
-        return self._numbers[key]
+        return int(self._tree.query(self._place(values))[1])
 
     def length(self, point: int) -> int:
         return self.epochs
 
     def value(self, point: int, epoch: int) -> float:
-        while len(self._curves[point]) <= epoch:
-            self._curves[point].append(next(self._runs[point]))
-        return self._curves[point][epoch]
+        return float(self._values[point, epoch])
 
     def mates(self, point: int, epoch: int) -> Sequence[int]:
         return [point]
 
     def shared(self, point: int, epochs: int) -> list[tuple[dict[str, Any], int]]:
         return []
+
+    def _place(self, values: Mapping[str, Any]) -> list[float]:
+        return [place for name, found in self.searched.items() for place in found.place(values[name])]
+
+
+def random_point(spec: Path, seed: int) -> dict[str, Any]:
+    """A configuration of a spec with the hyperparameters of `Ranges`."""
+    chance = random.Random(f"point/{seed}")
+    return {name: found.draw(chance.random()) for name, found in continuous(spec).hyperparameters.items()}
+
+
+def curve_of(spec: Path, point: Mapping[str, Any]) -> list[float]:
+    """The validation loss after each epoch of a configuration."""
+    torch.set_num_threads(1)
+    return list(train(continuous(spec)(**point)))
 
 
 @cache
@@ -124,10 +133,3 @@ def train_epoch(model: nn.Module, optimizer: Any, train: Pair, validation: Pair,
     model.eval()
     with torch.no_grad():
         return cross_entropy(model(validation[0]), validation[1]).item()
-
-
-def sampled(spec: Path, seed: int) -> float:
-    """The best value of a random configuration."""
-    land, chance = Trained(spec, np.zeros(1)), random.Random(f"sample/{seed}")
-    point = land.find({name: found.draw(chance.random()) for name, found in land.searched.items()})
-    return min(land.value(point, epoch) for epoch in range(land.epochs))

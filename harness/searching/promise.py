@@ -1,11 +1,13 @@
 """How good a configuration may become: a Gaussian process over configurations and epochs, fitted as epochs are seen.
 
-An observation is the best value of one configuration by one epoch. The covariance of two observations is fixed: it is
-larger for the same epoch, for near configurations, and for near epochs of one configuration. The values are replaced
-by their normal scores, so only their order counts, and losses and accuracies are treated alike. Adding an observation
-costs one product of a matrix and a vector. (Freeze-thaw Bayesian optimisation: Swersky et al., 2014.)
+An observation is the best value of one configuration by one epoch. The covariance of two observations is larger for the
+same epoch, for near configurations, and for near epochs of one configuration. Where ranges are continuous, how near two
+configurations are is learned; otherwise it is fixed, since siblings are known by the epochs that they share. The values
+are replaced by their normal scores, so only their order counts, and losses and accuracies are treated alike. Adding an
+observation costs one product of a matrix and a vector. (Freeze-thaw Bayesian optimisation: Swersky et al., 2014.)
 """
 
+import itertools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,15 +25,24 @@ Floats = NDArray[np.float64]
 EPOCH, POINT, CURVE, NOISE = 1.0, 0.6, 0.4, 0.02
 POINT_LENGTH = 0.35  # length scale over the cube of points, times the square root of its dimensions
 EPOCH_LENGTH = 0.7  # length scale over epochs, as a part of the logarithm of all epochs
+FIT_FROM = 16  # observations from which on, at each power of two, length scales are fitted
+SHORTEST, LONGEST = 0.25, 4.0  # length scale of a coordinate, as a multiple of the one above
+PASSES = 2  # over all coordinates, in a fit
 MOST, KEPT = 1_000, 600  # observations in the model; if there are more, so many are kept
 SQRT3 = 3**0.5
 
 
 class Promise:
-    """The expected improvement of each point at its last epoch."""
+    """The expected improvement of each point at its last epoch.
 
-    def __init__(self, places: Floats, epochs: int) -> None:
-        self._places = places / (POINT_LENGTH * max(1, places.shape[1]) ** 0.5)
+    With `is_fitted`, each coordinate of the points has a length scale of its own, of the largest marginal likelihood.
+    """
+
+    def __init__(self, places: Floats, epochs: int, *, is_fitted: bool = False) -> None:
+        self._is_fitted = is_fitted
+        self._unscaled = places / (POINT_LENGTH * max(1, places.shape[1]) ** 0.5)
+        self._lengths = np.ones(places.shape[1])
+        self._places = self._unscaled
         self._when = np.log(np.arange(1, epochs + 1)) / np.log(max(epochs, 2)) / EPOCH_LENGTH
         self._looks: list[tuple[int, int, float]] = []  # point, epoch from 1, value: lower is better
         self._rows: list[tuple[int, int]] = []
@@ -50,17 +61,18 @@ class Promise:
 
     def add(self, point: int, epoch: int, value: float) -> None:
         """Adds an observation: the best value of a point by an epoch (from 1); infinite if it diverged."""
-        if len(self._looks) == MOST:
-            early, late = self._looks[: -KEPT // 2], self._looks[-KEPT // 2 :]
-            kept = sorted(range(len(early)), key=lambda i: early[i][2])[: KEPT // 2]
-            looks = [early[i] for i in sorted(kept)] + late
-            self._looks = []
-            self._reset()
-            for look in looks:
-                self.add(*look)
-        self._looks.append((point, epoch, value))
         with self._one_thread():
-            self._extend(point, epoch)
+            if len(self._looks) == MOST:
+                early, late = self._looks[: -KEPT // 2], self._looks[-KEPT // 2 :]
+                kept = sorted(range(len(early)), key=lambda i: early[i][2])[: KEPT // 2]
+                self._looks = [early[i] for i in sorted(kept)] + late
+                self._make_factor()
+            self._looks.append((point, epoch, value))
+            count = len(self._looks)
+            if self._is_fitted and count >= FIT_FROM and count.bit_count() == 1:
+                self._fit()
+            else:
+                self._extend(point, epoch)
 
     def improvements(self, supposed: Sequence[tuple[int, int]] = ()) -> Floats:
         """The logarithm of the expected improvement of each point over the best value.
@@ -71,9 +83,7 @@ class Promise:
             return self._improvements(supposed)
 
     def _improvements(self, supposed: Sequence[tuple[int, int]]) -> Floats:
-        count = len(self._looks)
-        ranks = rankdata([value for _, _, value in self._looks])
-        scores = ndtri((ranks - 0.5) / count)
+        scores = self._scores()
         mean, spread = self._predict(scores)
         if supposed:
             before = self._rows, self._count, self._explained.copy()
@@ -85,6 +95,32 @@ class Promise:
         expected = spread * (distance * ndtr(distance) + np.exp(-(distance**2) / 2) / (2 * np.pi) ** 0.5)
         return np.asarray(np.log(np.maximum(expected, 0) + 1e-30))
 
+    def _scores(self) -> Floats:
+        """The normal scores of the observed values: lower is better."""
+        ranks = rankdata([value for _, _, value in self._looks])
+        return np.asarray(ndtri((ranks - 0.5) / len(ranks)))
+
+    def _fit(self) -> None:
+        """Halves or doubles length scales as long as that explains the observations better; makes the factor anew."""
+        scores, best = self._scores(), self._lengths
+        value = self._likelihood(best, scores)
+        for _, place, times in itertools.product(range(PASSES), range(len(best)), (0.5, 2.0)):
+            tried = best.copy()
+            tried[place] = np.clip(tried[place] * times, SHORTEST, LONGEST)
+            if (found := self._likelihood(tried, scores)) > value:
+                best, value = tried, found
+        self._lengths, self._places = best, self._unscaled / best
+        self._make_factor()
+
+    def _likelihood(self, lengths: Floats, scores: Floats) -> float:
+        """The logarithm of the marginal likelihood of the scores, but for a constant."""
+        points, epochs = np.array([look[:2] for look in self._looks]).T
+        self._places = self._unscaled / lengths
+        common = np.array([self._common(p, e, points, epochs) for p, e in zip(points, epochs, strict=True)])
+        factor = np.linalg.cholesky(common + NOISE * np.eye(len(scores)))
+        rest = solve_triangular(factor, scores, lower=True, check_finite=False)
+        return float(-rest @ rest / 2 - np.log(np.diag(factor)).sum())
+
     def _one_thread(self) -> AbstractContextManager[Any]:
         """Inside the block BLAS uses one thread: the cores are busy with training, and the bits are the same on any."""
         limited: AbstractContextManager[Any] = self._libraries.limit(limits=1, user_api="blas")
@@ -95,6 +131,12 @@ class Promise:
         # The Cholesky factor of the observations' covariance, and its inverse times their covariance with last epochs.
         self._factor, self._solved = np.zeros((64, 64)), np.zeros((64, len(self._places)))
         self._explained = np.zeros(len(self._places))
+
+    def _make_factor(self) -> None:
+        """The factor of all observations, from the first one on."""
+        self._reset()
+        for point, epoch, _ in self._looks:
+            self._extend(point, epoch)
 
     def _extend(self, point: int, epoch: int) -> None:
         """Adds one row to the factor: an observation's covariance with the earlier ones and with every last epoch."""

@@ -33,7 +33,7 @@ class TreeSearch:
         self.space, self.epochs = space, epochs
         self._seed, self._at_last = seed, at_last
         self._stages = sorted({max(1, round(share * epochs)) for share in STAGES})
-        self._promise = Promise(space.places, epochs)
+        self._promise = Promise(space.places, epochs, is_fitted=not space.is_whole)
         self.known = np.zeros(len(space), dtype=int)  # epochs of each point, trained by itself or by a sibling
         self.value = np.full(len(space), np.inf)  # the best one along those epochs
         self._stagnation = Stagnation(self._stages)

@@ -134,3 +134,18 @@ def test_a_choice_takes_one_thread_from_the_training(monkeypatch: pytest.MonkeyP
         model.improvements([(4, 2)])
         assert used and set(used) == {1}
         assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {2}
+
+
+def test_it_learns_which_ranges_matter_where_they_are_continuous() -> None:
+    ranges: dict[str, Hyperparameter] = {
+        "lr": LogUniform(low=1e-3, high=1.0, default=1e-2),
+        "momentum": Uniform(low=0.8, high=0.99, default=0.9),
+    }
+    places = np.random.default_rng(0).random((60, 2))
+    model = promise.Promise(places, epochs=10, is_fitted=True)
+    for point in range(32):
+        model.add(point, 1, float(abs(places[point, 0] - 0.4)))  # the second coordinate changes nothing
+    matters, does_not = model._lengths
+    assert matters < does_not == promise.LONGEST
+    assert TreeSearch(Space(ranges, seed=0), epochs=10, seed=0)._promise._is_fitted
+    assert not TreeSearch(Space(SEARCHED, seed=0), epochs=10, seed=0)._promise._is_fitted, "siblings share epochs there"
