@@ -45,6 +45,8 @@ class Scattered:
         self.searched = dict(continuous(spec).hyperparameters)
         self._tree = KDTree([self._place(point) for point in points])
         self._ranked = np.sort(self._values.min(1))
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        self._nearest: list[int] = []  # by the number of a configuration that was asked for
 
     @property
     def epochs(self) -> int:
@@ -58,13 +60,17 @@ class Scattered:
         return float(self._ranked[max(1, round(share * len(self._ranked))) - 1])
 
     def find(self, values: Mapping[str, Any]) -> int:
-        return int(self._tree.query(self._place(values))[1])
+        key = tuple(values[name] for name in self.searched)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._nearest)
+            self._nearest.append(int(self._tree.query(self._place(values))[1]))
+        return self._numbers[key]
 
     def length(self, point: int) -> int:
         return self.epochs
 
     def value(self, point: int, epoch: int) -> float:
-        return float(self._values[point, epoch])
+        return float(self._values[self._nearest[point], epoch])
 
     def mates(self, point: int, epoch: int) -> Sequence[int]:
         return [point]
