@@ -184,8 +184,8 @@ class Course:
 
     def _finish_leader(self, left: int | None) -> Task | None:
         """The last epochs of a sweep: the waiting trial with the best value of all is trained to its end."""
-        number, _ = self._leader()
-        if number is None or not self._is_tree or left == 0:
+        number, value = self._leader()
+        if number is None or not self._is_tree or left == 0 or (left is None and self._ends_better(value)):
             return None
         known = self._known(number)
         return self._wake(number, self._epochs if left is None else min(self._epochs, known + left))
@@ -311,6 +311,11 @@ class Course:
         if values[place] < self._best:
             return self._waits_at[points[place]], float(values[place])
         return None, self._best
+
+    def _ends_better(self, value: float) -> bool:
+        """Whether a trial that is trained to its end has this value already, or a better one."""
+        ending = [point for point, until in self._busy().items() if until == self._epochs]
+        return any(self._tree.value[point] <= value for point in ending)
 
     def _exhausted(self) -> str:
         if self._tree.space.is_whole:

@@ -141,8 +141,9 @@ harness.sweep({str(spec)!r}, jobs=1, epochs=12, budget=20, store="killed")
     assert_same_sweeps(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_a_value_that_is_reached_ends_the_sweep(harness: Callable[..., Any], spec: Path) -> None:
-    said = harness("sweep", spec, "--jobs", 1, "--until", 0.6).out
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_value_that_is_reached_ends_the_sweep(jobs: int, harness: Callable[..., Any], spec: Path) -> None:
+    said = harness("sweep", spec, "--jobs", jobs, "--until", 0.6).out
     assert "val_accuracy 0.6 is reached." in said
     best = re.search(r"^best: \S+  val_accuracy (\S+)", said, re.MULTILINE)
     assert best and float(best[1]) >= 0.6 and said.count("finished at") == 1
