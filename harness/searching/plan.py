@@ -1,6 +1,7 @@
 """The plan of a sweep or a training run: the spec is loaded, checked and timed before anything is stored."""
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -211,7 +212,7 @@ def say_plan(screen: Screen, plan: Plan, limits: Limits, *, jobs: int) -> None:
         else:
             disk = f"about {shown_bytes(3 * report.state_bytes * max(1, min(most) // epochs))} of checkpoints"
         screen.say(
-            f"  at most {shown_seconds(seconds)} ({report.epoch_seconds:.2g} s an epoch) and {disk}; "
+            f"  at most {shown_seconds(math.ceil(seconds))} ({report.epoch_seconds:.2g} s an epoch) and {disk}; "
             "shared epochs cost nothing"
         )
     else:
