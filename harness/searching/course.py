@@ -97,10 +97,10 @@ class Course:
             return []
         rest = sum(self._epochs - self._known(number) for number in self._asleep)
         count = len(self._asleep)
-        return [
-            f"waiting: {count} trial{'s' * (count > 1)}, {rest} epochs from their ends; a larger limit goes on with "
-            "the most promising ones"
-        ]
+        shown = f"waiting: {count} trial{'s' * (count > 1)}"
+        if not rest:
+            return [f"{shown}, whose epochs are all known from other trials"]
+        return [f"{shown}, {rest} epochs from their ends; a larger limit goes on with the most promising ones"]
 
     def upload(self, find_log: Callable[[str], RunLog]) -> None:
         """Sends the artifacts of trials that wait to a tracking server, if it does not have them yet."""

@@ -275,9 +275,9 @@ class Driver:
         if done.is_diverged:
             outcome, reason = "diverged", f"the loss was not finite in epoch {last.epoch + 1}"
         elif task.is_pruned and not is_complete:
-            outcome, reason = "pruned", f"pruned after epoch {last.epoch + 1}"
+            outcome, reason = "pruned", f"stopped after epoch {last.epoch + 1}"
         elif last.epoch + 1 == task.request.until and not is_complete:
-            outcome, reason = WAITING, f"waits after epoch {last.epoch + 1} of {task.request.values['epochs']}"
+            outcome, reason = WAITING, f"stopped after epoch {last.epoch + 1} of {task.request.values['epochs']}"
         else:
             outcome, reason = "finished", None
         log.write_text("learning_rate_changes.csv", _table([("epoch", "from", "to"), *task.changes]))

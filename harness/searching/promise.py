@@ -74,15 +74,21 @@ class Promise:
             else:
                 self._extend(point, epoch)
 
-    def improvements(self, supposed: Sequence[tuple[int, int]] = ()) -> Floats:
-        """The logarithm of the expected improvement of each point over the best value.
+    def improvements(
+        self, points: NDArray[np.int_], supposed: Sequence[tuple[int, int]] = (), *, over_expected: bool = False
+    ) -> Floats:
+        """The logarithm of the expected improvement of each of these points over the best observed value.
 
-        `supposed` are the observations of running trials: the model takes their expected value for them.
+        With `over_expected`, where no point is expected to reach that value, it is the improvement over the best value
+        that is expected of one of them. `supposed` are the observations of running trials: the model takes their
+        expected value for them.
         """
         with self._one_thread():
-            return self._improvements(supposed)
+            return self._improvements(points, supposed, over_expected=over_expected)
 
-    def _improvements(self, supposed: Sequence[tuple[int, int]]) -> Floats:
+    def _improvements(
+        self, points: NDArray[np.int_], supposed: Sequence[tuple[int, int]], *, over_expected: bool
+    ) -> Floats:
         scores = self._scores()
         mean, spread = self._predict(scores)
         if supposed:
@@ -91,7 +97,9 @@ class Promise:
                 self._extend(point, epoch)
             _, spread = self._predict(np.zeros(self._count))
             self._rows, self._count, self._explained = before
-        distance = (scores.min() - mean) / spread
+        mean, spread = mean[points], spread[points]
+        target = max(scores.min(), mean.min()) if over_expected else scores.min()
+        distance = (target - mean) / spread
         expected = spread * (distance * ndtr(distance) + np.exp(-(distance**2) / 2) / (2 * np.pi) ** 0.5)
         return np.asarray(np.log(np.maximum(expected, 0) + 1e-30))
 

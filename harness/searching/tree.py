@@ -15,6 +15,7 @@ from harness.searching.stagnation import Stagnation
 STAGES = (1 / 30, 2 / 30, 4 / 30, 6 / 30, 9 / 30, 13 / 30, 18 / 30, 24 / 30, 1)
 AT_RANDOM = 3  # random points before the first choice by expected improvement
 TINY = 1e-9  # a chance that counts as none
+PRICED = 0.25  # the power of the epochs still to be trained by which a promise is divided
 SAME = 1e-9  # smaller differences of promise count as equal
 
 
@@ -39,6 +40,7 @@ class TreeSearch:
         self._stagnation = Stagnation(self._stages)
         self._ages = np.zeros(len(space), dtype=int)  # stages since the best of those epochs
         self.is_over = np.zeros(len(space), dtype=bool)  # finished, diverged, pruned or failed
+        self._is_shared = False  # whether any two points have shared an epoch
         self._moves = 0
 
     def note(
@@ -70,12 +72,13 @@ class TreeSearch:
             point = self.space.find({**values, **{k: v for k, v in sibling.items() if k in values}})
             common = min(epochs, len(curve))
             if point is not None and common >= self.known[point]:
+                self._is_shared = self._is_shared or (point != own and common > 0)
                 self.known[point], self._ages[point] = common, self._stagnation.age(finite, common)
                 self.value[point] = seen[common - 1] if common else np.inf
                 self.is_over[point] |= is_over and common == len(curve)
 
     def choose(self, busy: Mapping[int, int], *, to_end: bool) -> Move | None:
-        """The point with the largest expected improvement, and the epoch at which it waits next; None if all is known.
+        """The point that promises most for its price, and the epoch at which it waits next; None if all is known.
 
         `busy` has the points that train now and until when; `to_end` asks for all of a point's epochs at once.
         """
@@ -86,23 +89,26 @@ class TreeSearch:
         if self._moves + len(busy) < AT_RANDOM or not len(self._promise):
             point = int(points[chance.randrange(len(points))])
         else:
-            promise = self._expected(busy)[points]
+            promise = self._expected(points, busy)
             best = points[promise >= promise.max() - SAME]
             point = int(best[chance.randrange(len(best))])
         known = int(self.known[point])
         until = self.epochs if to_end else next(stage for stage in self._stages if stage > known)
         return Move(point=point, until=until)
 
-    def _expected(self, busy: Mapping[int, int]) -> np.ndarray:
-        """The logarithm of what is to be expected of each point: its improvement, times its chance to improve, squared.
+    def _expected(self, points: np.ndarray, busy: Mapping[int, int]) -> np.ndarray:
+        """The logarithm of what is to be expected of each of these points, for its price.
 
-        The chance counts twice, because improvements that come late are also small.
+        That is its improvement, times the square of its chance to improve, over a root of the epochs that are still to
+        be trained to its end. The chance counts twice, because improvements that come late are also small. Where
+        nothing is shared, the best value so far is also a matter of luck, and need not be what others improve on.
         """
-        expected = self._promise.improvements(sorted(busy.items()))
+        expected = self._promise.improvements(points, sorted(busy.items()), over_expected=not self._is_shared)
+        for_its_price = expected - PRICED * np.log(self.epochs - self.known[points])
         if self._at_last:
-            return expected
-        chances = self._stagnation.chances(self._ages, self.known)
-        return np.asarray(expected + 2 * np.log(np.maximum(chances, TINY)))
+            return np.asarray(for_its_price)
+        chances = self._stagnation.chances(self._ages[points], self.known[points])
+        return np.asarray(for_its_price + 2 * np.log(np.maximum(chances, TINY)))
 
     def nearest_open(self, values: Mapping[str, Any], *, busy: Collection[int]) -> dict[str, Any] | None:
         """The nearest point to these values that is neither known to its end nor `busy`; None if there is none."""

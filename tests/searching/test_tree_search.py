@@ -131,9 +131,49 @@ def test_a_choice_takes_one_thread_from_the_training(monkeypatch: pytest.MonkeyP
         model = promise.Promise(np.linspace(0, 1, 6).reshape(-1, 1), epochs=10)
         for point in range(3):
             model.add(point, 1, float(point))
-        model.improvements([(4, 2)])
+        model.improvements(np.arange(6), [(4, 2)])
         assert used and set(used) == {1}
         assert {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"} == {2}
+
+
+def test_of_two_that_promise_the_same_the_one_nearer_its_end_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, _, _ = search(seed=0, moves=12)
+    monkeypatch.setattr(tree._promise, "improvements", lambda points, *_, **__: np.zeros(len(points)))
+    monkeypatch.setattr(tree._stagnation, "chances", lambda ages, known: np.ones(len(known)))
+    move = tree.choose({}, to_end=False)
+    still_open = (tree.known < EPOCHS) & ~tree.is_over
+    assert move is not None and tree.known[move.point] == tree.known[still_open].max() > 0
+
+
+def test_a_lucky_value_does_not_send_the_search_to_where_it_knows_nothing() -> None:
+    places = np.linspace(0, 1, 21).reshape(-1, 1)
+    model = promise.Promise(places, epochs=10)
+    for point in range(11):
+        model.add(point, 10, -9.0 if point == 5 else float(abs(point - 4)))  # the best value is one of luck
+    still_open = np.arange(11, 21)
+    over_best = model.improvements(still_open)
+    over_expected = model.improvements(still_open, over_expected=True)
+    gains = np.exp(over_expected) - np.exp(over_best)
+    assert (gains > 0).all() and gains.argmax() == model._predict(model._scores())[0][still_open].argmin()
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_search_knows_whether_points_share_epochs(shares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = TreeSearch(Space(SEARCHED, seed=0), epochs=EPOCHS, seed=0)
+    asked: list[bool] = []
+    for _ in range(4):
+        move = tree.choose({}, to_end=False)
+        assert move is not None
+        values = tree.space.points[move.point]
+        tree.note(values, curve(values)[: move.until], siblings(values) if shares else [(values, move.until)])
+    improvements = tree._promise.improvements
+    monkeypatch.setattr(
+        tree._promise,
+        "improvements",
+        lambda *given, over_expected: (asked.append(over_expected), improvements(*given))[1],
+    )
+    tree.choose({}, to_end=False)
+    assert asked == [not shares], "over the best value where points share epochs, over the expected one elsewhere"
 
 
 def test_it_learns_which_ranges_matter_where_they_are_continuous() -> None:

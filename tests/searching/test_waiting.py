@@ -146,7 +146,8 @@ def test_a_value_that_is_reached_ends_the_sweep(jobs: int, harness: Callable[...
     said = harness("sweep", spec, "--jobs", jobs, "--until", 0.6).out
     assert "val_accuracy 0.6 is reached." in said
     best = re.search(r"^best: \S+  val_accuracy (\S+)", said, re.MULTILINE)
-    assert best and float(best[1]) >= 0.6 and said.count("finished at") == 1
+    assert best and float(best[1]) >= 0.6
+    assert 1 <= said.count("finished at") <= jobs, "a trial that trained then may turn out better, and ends too"
 
 
 def test_the_last_part_of_the_time_belongs_to_the_best_trial(
