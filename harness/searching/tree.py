@@ -15,7 +15,7 @@ from harness.searching.stagnation import Stagnation
 STAGES = (1 / 30, 2 / 30, 4 / 30, 6 / 30, 9 / 30, 13 / 30, 18 / 30, 24 / 30, 1)
 AT_RANDOM = 3  # random points before the first choice by expected improvement
 TINY = 1e-9  # a chance that counts as none
-PRICED = 0.25  # the power of the epochs still to be trained by which a promise is divided
+PRICED = 0.1  # the power of the epochs still to be trained by which a promise is divided
 SAME = 1e-9  # smaller differences of promise count as equal
 
 
