@@ -34,6 +34,10 @@ class Cluster:
     """Three nodes of one core each, the first of them the head."""
 
     def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.has_head = True
         self._cluster = cluster_utils.Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
@@ -53,6 +57,7 @@ class Cluster:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def kill_the_head(self) -> None:
+        self.has_head = False
         for processes in self._cluster.head_node.all_processes.values():
             for process in processes:
                 os.kill(process.process.pid, signal.SIGKILL)
@@ -62,11 +67,20 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def started_cluster() -> Iterator[Cluster]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     started = Cluster()
     yield started
     started.close()
+
+
+@pytest.fixture
+def cluster(started_cluster: Cluster) -> Cluster:
+    """A cluster that is up: one whose head a test has killed is started anew."""
+    if not started_cluster.has_head:
+        started_cluster.close()
+        started_cluster.start()
+    return started_cluster
 
 
 @pytest.fixture(scope="module")
