@@ -183,8 +183,8 @@ class Course:
         return None
 
     def _finish_leader(self, left: int | None) -> Task | None:
-        """The last epochs of a sweep: the waiting trial with the best value of all is trained to its end."""
-        number, value = self._leader()
+        """The last epochs of a sweep: the waiting trial with the best value is trained to its end, if they suffice."""
+        number, value = self._leader(most=left)
         if number is None or not self._is_tree or left == 0 or (left is None and self._ends_better(value)):
             return None
         known = self._known(number)
@@ -301,16 +301,18 @@ class Course:
         live = {self._point[number]: task.request.until or self._epochs for number, task in self._live.items()}
         return {point: until for point, until in live.items() if point is not None}
 
-    def _leader(self) -> tuple[int | None, float]:
-        """The waiting trial whose value is better than that of every finished one, and that value."""
-        if not self._waits_at:
+    def _leader(self, most: int | None = None) -> tuple[int | None, float]:
+        """The waiting trial with the best value, if that is better than that of every finished one, and the value.
+
+        Of several, one that comes to its end within `most` epochs, if there is such a one.
+        """
+        better = [point for point in sorted(self._waits_at) if self._tree.value[point] < self._best]
+        if most is not None:
+            better = [point for point in better if self._epochs - self._tree.known[point] <= most] or better
+        if not better:
             return None, self._best
-        points = sorted(self._waits_at)
-        values = self._tree.value[points]
-        place = int(values.argmin())
-        if values[place] < self._best:
-            return self._waits_at[points[place]], float(values[place])
-        return None, self._best
+        point = min(better, key=lambda point: self._tree.value[point])
+        return self._waits_at[point], float(self._tree.value[point])
 
     def _ends_better(self, value: float) -> bool:
         """Whether a trial that is trained to its end has this value already, or a better one."""

@@ -17,7 +17,11 @@ from running import COMMAND_SECONDS, environment
 from small import slow
 from test_kills import run_killed
 
+from harness.search import Integer
+from harness.searching.course import Course
 from harness.searching.limits import Limits
+from harness.searching.space import Space
+from harness.searching.tree import TreeSearch
 from harness.tracking.journal import open_journal
 
 
@@ -160,6 +164,16 @@ def test_the_last_part_of_the_time_belongs_to_the_best_trial(
     assert "the time is up: no further trial is started." in said and "waiting: " in said
     best = re.search(r"^best: (\S+)", said, re.MULTILINE)
     assert best and read_store(tmp_path / "st")[best[1]]["outcome"] == "finished"
+
+
+def test_the_last_epochs_go_to_the_best_trial_that_they_bring_to_its_end() -> None:
+    course = Course.__new__(Course)
+    course._epochs, course._best, course._waits_at = 20, 0.5, {0: 10, 1: 11, 2: 12, 3: 13}
+    course._tree = TreeSearch(Space({"width": Integer(low=1, high=4, default=1)}, seed=0), epochs=20, seed=0)
+    course._tree.value[:], course._tree.known[:] = [0.3, 0.1, 0.2, 0.6], [9, 6, 10, 19]
+    assert course._leader() == (11, 0.1), "the best of all"
+    assert course._leader(most=12) == (12, 0.2), "trial 11 needs 14 epochs"
+    assert course._leader(most=3) == (11, 0.1), "the only one that could end is worse than a finished one"
 
 
 def test_points_that_are_known_are_told_to_the_study_and_do_not_count(
